@@ -85,6 +85,10 @@ class Folder(ABC):
     def write(self, name: str, data: bytes) -> None:
         """Write a small file, whole or not at all; its folders are made, an older file is replaced."""
 
+    def check(self) -> None:
+        """Raise `StorageError` unless the folder is there and can be listed."""
+        self.list()
+
     def read(self, name: str) -> bytes:
         """A small file's content."""
         with self.open(name) as file:
@@ -151,6 +155,10 @@ class LocalFolder(Folder):
                     modified = datetime.fromtimestamp(stat.st_mtime, UTC)
                     entries.append(Entry(item.name, 0 if folder else stat.st_size, modified, folder))
         return sorted(entries, key=lambda entry: entry.name)
+
+    def check(self) -> None:
+        with self._explained("list", ""), os.scandir(self.path):
+            pass
 
     def open(self, name: str, mode: str = "rb") -> IO[bytes]:
         if mode != "rb":

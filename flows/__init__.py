@@ -1,0 +1,1 @@
+"""The procedures, as a physicist would write them on a whiteboard."""

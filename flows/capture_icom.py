@@ -1,0 +1,38 @@
+"""icom-capture: record the iCom stream of one linac until the run is cancelled.
+
+The listener is a process of its own, which outlives this run, its worker and the Prefect server; the run starts it or adopts the
+one that is there, brings finished sessions to the records share, and keeps a status artifact up to date. Cancel the run to
+stop recording; run it again to go on. A run that crashes leaves the listener recording, and the next run adopts it.
+"""
+
+from typing import Annotated
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+from pydantic import Field
+
+from blocks.linac import Serial
+from tasks.capture import follow, only_follower, start_listener
+from tasks.provision import load_linac
+
+RETRIES = 10
+RETRY_SECONDS = 30
+
+
+@flow(
+    name="icom-capture",
+    flow_run_name="icom-capture-{serial}",
+    description=__doc__,
+    retries=RETRIES,
+    retry_delay_seconds=RETRY_SECONDS,
+)
+def icom_capture(
+    serial: Annotated[Serial, Field(title="Serial", description="Serial of a linac in service, such as 4299.")],
+) -> State[None]:
+    linac = load_linac(serial)
+    with only_follower(linac) as alone:
+        if not alone:
+            return Completed(message=f"Linac {serial} is recorded by another run already; this one is not needed.")
+        start_listener(linac)
+        return follow(linac)

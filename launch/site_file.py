@@ -1,0 +1,202 @@
+"""`python run.py blocks FILE`: makes a site's blocks from a TOML file, as site.example.toml shows it.
+
+Passwords and keys come from the environment or are asked for, never from the file. Running it again updates what differs.
+"""
+
+import argparse
+import getpass
+import os
+import re
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launch.stack import PROJECT
+from linac.errors import LinacError, SetupError
+
+BLOCK_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+SECRET_FIELDS = {"smb_credentials": ("password",), "ssh_gateway": ("private_key",)}
+NEEDED_SECRETS = {("smb_credentials", "password")}
+REFERENCES = {"share": {"credentials": "smb_credentials", "gateway": "ssh_gateway"}, "site": {"records": "share"}}
+"""Fields that name another block, by kind; the kinds are in the order in which their blocks are made."""
+
+KINDS = ("smb_credentials", "ssh_gateway", "share", "site")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One block as the file wants it: its kind, its name, its fields as written."""
+
+    kind: str
+    name: str
+    fields: dict[str, Any]
+
+
+def parse(text: str) -> list[Entry]:
+    """What a site file asks for, in the order in which it can be made.
+
+    Raises `SetupError` for what is no TOML, unknown sections, unfit names, and secrets, which do not belong into a file.
+    """
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        advice = r"Write paths between single quotes, as in '\\server\share'."
+        raise SetupError(f"The site file is not valid TOML: {error}. {advice}") from error
+    unknown = sorted(set(content) - set(KINDS))
+    if unknown:
+        raise SetupError(f"The site file has a section {unknown[0]!r}. Sections are {', '.join(KINDS)}, as in [site.nbcc].")
+    entries = []
+    for kind in KINDS:
+        section = content.get(kind, {})
+        for name, fields in section.items():
+            if not isinstance(fields, dict):
+                raise SetupError(f"[{kind}] has {name!r} outside a block. Give every block a name, as in [{kind}.nbcc].")
+            if not BLOCK_NAME.fullmatch(name):
+                raise SetupError(f"[{kind}.{name}]: a block's name has lower case letters, digits and dashes only.")
+            for secret in SECRET_FIELDS.get(kind, ()):
+                if secret in fields:
+                    variable = secret_variable(name, secret)
+                    raise SetupError(
+                        f"[{kind}.{name}]: take {secret} out of the file; put it into {variable} or enter it when asked."
+                    )
+            entries.append(Entry(kind, name, fields))
+    if not entries:
+        raise SetupError("The site file asks for no block at all. site.example.toml shows how it is written.")
+    return entries
+
+
+def secret_variable(name: str, field: str) -> str:
+    """The environment variable that may hold a secret.
+
+    >>> secret_variable("nss-4299", "password")
+    'LINAC_FLOWS_NSS_4299_PASSWORD'
+    """
+    return f"LINAC_FLOWS_{name}_{field}".upper().replace("-", "_")
+
+
+def make(entries: list[Entry], ask: bool, dry_run: bool = False) -> list[str]:
+    """Make or update the blocks on the Prefect server; one line about each. Raises `SetupError` where one cannot be made.
+
+    Nothing is saved unless all of them are right.
+    """
+    from pydantic import ValidationError
+
+    import blocks
+
+    classes: dict[str, Any] = {
+        "smb_credentials": blocks.SmbCredentials,
+        "ssh_gateway": blocks.SshGateway,
+        "share": blocks.Share,
+        "site": blocks.Site,
+    }
+    built: dict[tuple[str, str], Any] = {}
+    present: dict[tuple[str, str], Any] = {}
+    for entry in entries:
+        cls, key = classes[entry.kind], (entry.kind, entry.name)
+        present[key] = _load(cls, entry.name)
+        values = dict(entry.fields)
+        for field, kind in REFERENCES.get(entry.kind, {}).items():
+            if isinstance(values.get(field), str):
+                values[field] = built.get((kind, values[field])) or _referred(classes[kind], kind, values[field], entry)
+        for field in SECRET_FIELDS.get(entry.kind, ()):
+            secret = _secret(entry, field, present[key], ask)
+            if secret is not None:
+                values[field] = secret
+        strangers = sorted(set(values) - set(cls.model_fields))
+        if strangers:
+            fields = ", ".join(name for name in cls.model_fields if name not in SECRET_FIELDS.get(entry.kind, ()))
+            raise SetupError(f"[{entry.kind}.{entry.name}] has a field {strangers[0]!r}. Its fields are: {fields}.")
+        try:
+            built[key] = cls(**values)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise SetupError(f"[{entry.kind}.{entry.name}] {where}: {first['msg']}") from None  # its text may hold the secret
+    lines = []
+    for (kind, name), block in built.items():
+        verb = "made" if present[kind, name] is None else "updated"
+        if not dry_run:
+            block.save(name, overwrite=True)
+        lines.append(f"{'would be ' if dry_run else ''}{verb}: {kind} {name}")
+    if not dry_run:
+        lines += _schedules(built)
+    return lines
+
+
+def _schedules(built: dict[tuple[str, str], Any]) -> list[str]:
+    from tasks.provision import schedule_nightly
+
+    return [schedule_nightly.fn(block, name) for (kind, name), block in built.items() if kind == "site"]
+
+
+def _load(cls: Any, name: str) -> Any:
+    try:
+        return cls.load(name)
+    except ValueError:
+        return None
+
+
+def _referred(cls: Any, kind: str, name: str, entry: Entry) -> Any:
+    block = _load(cls, name)
+    if block is None:
+        raise SetupError(
+            f"[{entry.kind}.{entry.name}] refers to {kind} {name!r}, which is neither in the file nor on the Prefect server."
+        )
+    return block
+
+
+def _secret(entry: Entry, field: str, present: Any, ask: bool) -> str | None:
+    """A secret from the environment, from the keyboard, or as the block has it already."""
+    variable = secret_variable(entry.name, field)
+    if os.environ.get(variable):
+        return os.environ[variable]
+    needed = (entry.kind, field) in NEEDED_SECRETS
+    before = getattr(present, field, None)
+    if ask and needed:
+        keep = " (empty: keep the present one)" if before else ""
+        typed = getpass.getpass(f"{field} of {entry.kind} {entry.name}{keep}: ")
+        if typed:
+            return typed
+    if before is not None:
+        return str(before.get_secret_value())
+    if needed:
+        raise SetupError(f"[{entry.kind}.{entry.name}] needs its {field}: set {variable}, or run this at a keyboard.")
+    return None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python run.py blocks", description=__doc__)
+    parser.add_argument("file", type=lambda text: Path(text).resolve(), help="the site's file, for example site.toml")
+    parser.add_argument("--dry-run", action="store_true", help="check everything and say what would be made, but save nothing")
+    options = parser.parse_args(arguments)
+    os.chdir(PROJECT)
+    try:
+        entries = parse(options.file.read_text(encoding="utf-8"))
+        _need_server()
+        for line in make(entries, ask=sys.stdin.isatty(), dry_run=options.dry_run):
+            print(line)
+    except OSError as error:
+        print(f"Could not read {options.file}: {error.strerror}.", file=sys.stderr)
+        return 1
+    except LinacError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _need_server() -> None:
+    """Raise `SetupError` unless the Prefect server answers: without one Prefect would start a short-lived server of its own."""
+    import httpx
+    from prefect.settings import PREFECT_API_URL
+
+    url = PREFECT_API_URL.value()
+    try:
+        httpx.get(f"{url}/health", timeout=5).raise_for_status()
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise SetupError(f"No Prefect server answers at {url}. Start it in another window with `python run.py serve`.") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

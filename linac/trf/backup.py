@@ -1,0 +1,264 @@
+"""The TRFs inside a diagnostic backup (`SDD+*.zip`) of the NSS, one at a time.
+
+>>> import io, zipfile
+>>> packed = io.BytesIO()
+>>> with zipfile.ZipFile(packed, "w") as backup:
+...     backup.writestr("TCS/Logs/17_04_19 21_18_39 Z .TRF", b"a log")
+...     backup.writestr("TCS/other.txt", b"not one")
+>>> [(member.name, member.data) for member in read_trfs(packed)]
+[('TCS/Logs/17_04_19 21_18_39 Z .TRF', b'a log')]
+
+Only one log is in memory at a time, and nothing is written to disk. It does not decode the logs, and does not look into zips
+within the zip (none is known to hold any). Names are for people: never use one as a path.
+"""
+
+import io
+import lzma
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from typing import IO, NamedTuple
+
+from linac.errors import BackupError, StorageError
+
+MAX_TRF_BYTES = 128 << 20
+"""A larger member is not read: it would be 2 hours of rows (17.5 kB a second; half as long in version 4), or a zip bomb."""
+
+_CHUNK = 1 << 20
+
+_LOCAL = b"PK\x03\x04"
+_DESCRIPTOR = b"PK\x07\x08"
+_STORED, _DEFLATED = 0, 8
+_ENCRYPTED_FLAG, _SIZES_FOLLOW_FLAG, _UTF8_FLAG = 0x1, 0x8, 0x800
+
+
+class Member(NamedTuple):
+    """One TRF of a backup: its bytes, or why they could not be had. `name` is as the zip says, with `/` between folders."""
+
+    name: str
+    data: bytes | None
+    error: BackupError | None = None
+
+
+def read_trfs(source: str | os.PathLike[str] | IO[bytes], *, max_bytes: int = MAX_TRF_BYTES) -> Iterator[Member]:
+    """The members whose names end in `.trf`, in any case and any folder, one after the other.
+
+    `source` is the zip's path, or a binary file object that can seek. A member that is damaged, encrypted or larger than
+    `max_bytes` comes with its error, and the others go on. Where the zip itself is damaged or cut short, every log that is
+    whole still comes; then `BackupError` is raised, which says how many there were. Raises `StorageError` where the file cannot
+    be opened or read.
+    """
+    if not isinstance(source, str | os.PathLike):
+        yield from _members(source, max_bytes)
+        return
+    try:
+        file = open(source, "rb")  # noqa: SIM115 (closed below; opened here so that its errors are told apart)
+    except OSError as error:
+        raise _storage(error) from error
+    with file:
+        yield from _members(file, max_bytes)
+
+
+def _members(file: IO[bytes], max_bytes: int) -> Iterator[Member]:
+    try:
+        archive = zipfile.ZipFile(file)
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, IndexError, struct.error, EOFError) as error:
+        # Bytes are only as bad as their directory, which stands at the end: walk the members from the start instead.
+        yield from _salvage(file, max_bytes, error)
+        return
+    except OSError as error:
+        raise _storage(error) from error
+    with archive:
+        for info in archive.infolist():
+            if _is_trf(info.filename):
+                yield _read(archive, info, max_bytes)
+
+
+def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, max_bytes: int) -> Member:
+    name = _clean(info.filename)
+    if info.flag_bits & _ENCRYPTED_FLAG:
+        return _failed(name, _ENCRYPTED)
+    if info.file_size > max_bytes:
+        return _failed(name, _too_large(max_bytes))
+    try:
+        with archive.open(info) as member:
+            data = member.read(info.file_size + 1)
+            complete = len(data) == info.file_size and not member.read(1)
+    except NotImplementedError as error:
+        return _failed(name, _unknown_method(info.compress_type), error)
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, RuntimeError, struct.error) as error:
+        return _failed(name, _DAMAGED, error)
+    except OSError as error:
+        if error.errno is None:  # how bz2 says that its data are damaged
+            return _failed(name, _DAMAGED, error)
+        raise _storage(error) from error
+    return Member(name, data) if complete else _failed(name, _DAMAGED)
+
+
+# What cannot be read, and what to do. No names: a log's name holds its field's, and messages travel into logs and reports.
+_DAMAGED = "A TRF in the backup is damaged (its bytes do not match its checksum). Fetch the backup again; the linac keeps 8 days."
+_CUT = "A TRF in the backup is cut short. Fetch the backup again; the linac keeps 8 days."
+_ENCRYPTED = "A TRF in the backup is encrypted. Ask the Elekta engineer for backups without a password."
+
+
+def _too_large(max_bytes: int) -> str:
+    return f"A TRF in the backup is larger than {max_bytes >> 20} MB, which no delivery is. Look at it by hand."
+
+
+def _unknown_method(method: int) -> str:
+    return f"A TRF in the backup is packed by method {method}, which Python cannot unpack. Unzip it by hand and index the folder."
+
+
+def _failed(name: str, text: str, cause: Exception | None = None) -> Member:
+    error = BackupError(text)
+    error.__cause__ = cause
+    return Member(name, None, error)
+
+
+def _storage(error: OSError) -> StorageError:
+    return StorageError(
+        f"Could not read the backup: {error.strerror or error}. Check that its share is connected, then try again."
+    )
+
+
+def _is_trf(name: str) -> bool:
+    return name.lower().endswith(".trf")
+
+
+def _clean(name: str) -> str:
+    return name.replace("\\", "/")
+
+
+# A zip without its end. Members stand one after the other, each behind a local header with its name and, unless the writer did
+# not know them yet, its sizes and checksum; then these follow the data. So: find the next header, unpack what it announces,
+# keep it only if the checksum agrees, and look on from where it ended. Bytes that are no header are searched for the next one,
+# which also gets past a damaged stretch; what looks like a header by chance fails its checksum.
+
+
+class _Local(NamedTuple):
+    name: str
+    flags: int
+    method: int
+    crc: int
+    packed: int
+    data_at: int
+
+
+def _salvage(file: IO[bytes], max_bytes: int, cause: Exception) -> Iterator[Member]:
+    read = failed = 0
+    try:
+        for member in _walk(file, max_bytes):
+            read, failed = read + (member.error is None), failed + (member.error is not None)
+            yield member
+    except OSError as error:
+        raise _storage(error) from error
+    counted = f"{read} TRFs could be read, {failed} could not, and more may be missing"
+    raise BackupError(
+        f"The backup is no zip, or cut short or damaged: {counted}. Fetch it again; if it is the same on the NSS, make a new "
+        "backup there."
+    ) from cause
+
+
+def _walk(file: IO[bytes], max_bytes: int) -> Iterator[Member]:
+    at = _find_local(file, 0)
+    while at is not None:
+        local = _local(file, at)
+        if local is None:
+            at = _find_local(file, at + len(_LOCAL))
+        elif not _is_trf(local.name):
+            at = _find_local(file, at + len(_LOCAL))  # its size is not trusted: a wrong one would skip all the rest
+        else:
+            member, end = _unpack(file, local, max_bytes)
+            yield member
+            at = _find_local(file, end)
+
+
+def _find_local(file: IO[bytes], start: int) -> int | None:
+    """Where the next local header begins, from `start` on."""
+    file.seek(start)
+    kept = b""
+    while chunk := file.read(_CHUNK):
+        found = (kept + chunk).find(_LOCAL)
+        if found >= 0:
+            return start - len(kept) + found
+        start += len(chunk)
+        kept = (kept + chunk)[-3:]
+    return None
+
+
+def _local(file: IO[bytes], at: int) -> _Local | None:
+    file.seek(at)
+    head = file.read(30)
+    if len(head) < 30:
+        return None
+    flags, method, crc, packed, _, name_size, extra_size = struct.unpack("<6xHH4xIIIHH", head)
+    name = file.read(name_size)
+    extra = file.read(extra_size)
+    if len(name) < name_size or len(extra) < extra_size:
+        return None
+    text = name.decode("utf-8", "replace") if flags & _UTF8_FLAG else name.decode("cp437")
+    return _Local(_clean(text), flags, method, crc, _long_size(extra, packed), at + 30 + name_size + extra_size)
+
+
+def _long_size(extra: bytes, packed: int) -> int:
+    """The packed size, from the zip64 field (unpacked size, then packed size) where it does not fit 32 bits."""
+    while packed == 0xFFFFFFFF and len(extra) >= 4:
+        kind, size = struct.unpack_from("<HH", extra)
+        if kind == 1 and size >= 16 and len(extra) >= 20:
+            return int(struct.unpack_from("<Q", extra, 12)[0])
+        extra = extra[4 + size :]
+    return packed
+
+
+def _unpack(file: IO[bytes], local: _Local, max_bytes: int) -> tuple[Member, int]:
+    """The member behind a local header, and from where to look on."""
+    sizes_follow = bool(local.flags & _SIZES_FOLLOW_FLAG)
+    behind = local.data_at + (0 if sizes_follow else local.packed)
+    if local.flags & _ENCRYPTED_FLAG:
+        return _failed(local.name, _ENCRYPTED), behind
+    if local.method == _DEFLATED:
+        return _inflate(file, local, max_bytes, behind)
+    if local.method != _STORED:
+        return _failed(local.name, _unknown_method(local.method)), behind
+    if sizes_follow:  # nothing says where it ends
+        return _failed(local.name, _DAMAGED), local.data_at
+    if local.packed > max_bytes:
+        return _failed(local.name, _too_large(max_bytes)), local.data_at
+    file.seek(local.data_at)
+    data = file.read(local.packed)
+    if len(data) < local.packed:
+        return _failed(local.name, _CUT), local.data_at
+    if zlib.crc32(data) != local.crc:
+        return _failed(local.name, _DAMAGED), local.data_at
+    return Member(local.name, data), behind
+
+
+def _inflate(file: IO[bytes], local: _Local, max_bytes: int, behind: int) -> tuple[Member, int]:
+    file.seek(local.data_at)
+    engine = zlib.decompressobj(-zlib.MAX_WBITS)
+    unpacked = io.BytesIO()
+    consumed = 0
+    try:
+        while not engine.eof:
+            packed = engine.unconsumed_tail or file.read(_CHUNK)
+            if not packed:
+                return _failed(local.name, _CUT), local.data_at
+            unpacked.write(engine.decompress(packed, _CHUNK))
+            consumed += len(packed) - len(engine.unconsumed_tail) - len(engine.unused_data)
+            if unpacked.tell() > max_bytes:
+                return _failed(local.name, _too_large(max_bytes)), max(behind, local.data_at + consumed)
+    except zlib.error as error:
+        return _failed(local.name, _DAMAGED, error), local.data_at
+    end = local.data_at + consumed
+    data = unpacked.getvalue()
+    crc = local.crc
+    if local.flags & _SIZES_FOLLOW_FLAG:
+        file.seek(end)
+        follow = file.read(8)
+        follow = follow[4:] if follow.startswith(_DESCRIPTOR) else follow[:4]
+        if len(follow) < 4:
+            return _failed(local.name, _CUT), end
+        crc = int.from_bytes(follow, "little")
+    return (Member(local.name, data) if zlib.crc32(data) == crc else _failed(local.name, _DAMAGED)), end

@@ -1,0 +1,1 @@
+"""One retryable step each, for the flows to put in order."""

@@ -1,0 +1,180 @@
+"""Recording a linac: its listener started or adopted, its finished sessions brought to the records share, its state shown."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from uuid import UUID
+
+from prefect import get_run_logger, task
+from prefect.artifacts import create_markdown_artifact, update_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State, StateType
+from prefect.exceptions import TerminationSignal
+from prefect.runtime import flow_run
+from prefect.states import Cancelled, Completed
+
+from blocks import Linac
+from linac.capture import control
+from linac.capture.archive import Archived, Archiver
+from linac.errors import AlreadyRunningError, LinacError
+from tasks.reports import artifact_key, table
+
+ROUND_SECONDS = 1.0
+"""Pause between two looks at the journal; a finished session reaches the share about so much later."""
+
+STATE_SECONDS = 5.0
+"""How often a run asks for its own state: after an outage of the API a cancel no longer reaches it otherwise (lab-prefect.md)."""
+
+ARTIFACT_SECONDS = 30.0
+HAND_OVER_SECONDS = 45.0
+"""A new run waits so long for an old one of the same linac that is just ending, then leaves the work to it."""
+
+STOP_SECONDS = 10.0
+
+
+@contextlib.contextmanager
+def only_follower(linac: Linac) -> Iterator[bool]:
+    """Hold the linac's archiving for this run; False where another process does it already, even after a while."""
+    until = time.monotonic() + HAND_OVER_SECONDS
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(control.only_archiver(linac.site.spool, linac.serial))
+            except AlreadyRunningError:
+                if time.monotonic() > until:
+                    yield False
+                    return
+                time.sleep(ROUND_SECONDS)
+            else:
+                yield True
+                return
+
+
+@task(name="start or adopt the listener", task_run_name="listener-{linac.serial}", cache_policy=NO_CACHE)
+def start_listener(linac: Linac) -> str:
+    """See to it that exactly one listener of this linac runs on this computer."""
+    running = control.start(linac.serial, linac.address, linac.port, linac.site.spool)
+    text = f"Listener of linac {linac.serial}: process {running.pid}, {'adopted' if running.adopted else 'started'}."
+    get_run_logger().info(text)
+    return text
+
+
+def follow(linac: Linac) -> State[None]:
+    """Archive what the listener records until the run is cancelled; then stop the listener in order.
+
+    Whatever else ends this function leaves the listener recording, for the next run to adopt.
+    """
+    run_id = UUID(str(flow_run.id))
+    follower = _Follower(linac)
+    try:
+        ended = follower.until(run_id)
+    except (TerminationSignal, KeyboardInterrupt):
+        if _state_type(run_id) in (StateType.CANCELLING, StateType.CANCELLED):
+            follower.finish()
+        raise
+    if ended in (StateType.CANCELLING, StateType.CANCELLED):
+        follower.finish()
+        return Cancelled(message="Recording was stopped in order.")
+    return Completed(message="This run was ended from outside; the listener goes on recording.")
+
+
+class _Follower:
+    """One run's view of one linac."""
+
+    def __init__(self, linac: Linac) -> None:
+        self.linac = linac
+        self.log = get_run_logger()
+        self.trouble = ""
+        self.artifact: UUID | None = None
+        self.archived: list[Archived] = []
+        self.since = datetime.now(UTC)
+
+    def until(self, run_id: UUID) -> StateType:
+        """Work in rounds; returns the state that ended the run from outside."""
+        next_state = next_artifact = 0.0
+        while True:
+            self.round()
+            now = time.monotonic()
+            if now >= next_artifact:
+                next_artifact = now + ARTIFACT_SECONDS
+                self.show()
+            if now >= next_state:
+                next_state = now + STATE_SECONDS
+                state = _state_type(run_id)
+                if state not in (None, StateType.RUNNING):
+                    return state
+            time.sleep(ROUND_SECONDS)
+
+    def round(self) -> None:
+        """Bring what is finished to the share; a share that is away is told once and tried again in the next round."""
+        spool, serial = self.linac.site.spool, self.linac.serial
+        trouble = ""
+        try:
+            if not control.is_running(spool, serial):
+                running = control.start(serial, self.linac.address, self.linac.port, spool)
+                self.log.warning("The listener had ended; process %s goes on in its place.", running.pid)
+            with self.linac.site.records.connect("iCom") as folder:
+                for item in Archiver(spool, serial, self.linac.address, folder).run_once():
+                    self.archived.append(item)
+                    self.log.info("Archived the session of %s: %s messages, %.1f MU.", item.stamp, item.messages, item.mu)
+        except LinacError as error:
+            trouble = str(error)
+        if trouble != self.trouble:
+            self.trouble = trouble
+            if trouble:
+                self.log.error("%s What is recorded stays in the spool until it can be archived.", trouble)
+            else:
+                self.log.info("Archiving works again.")
+
+    def show(self) -> None:
+        """Keep the status artifact up to date; a Prefect server that is away must not disturb the recording."""
+        try:
+            if self.artifact is None:
+                key = artifact_key("icom-capture", self.linac.serial)
+                description = f"State of the recording of linac {self.linac.serial}"
+                self.artifact = UUID(str(create_markdown_artifact(self.text(), key=key, description=description)))
+            else:
+                update_artifact(self.artifact, data=self.text())
+        except Exception as error:
+            self.log.warning("The status artifact could not be written: %s", type(error).__name__)
+
+    def text(self) -> str:
+        """The state of the recording, as Markdown. No patient in it."""
+        status = control.status(self.linac.site.spool, self.linac.serial)
+        rows: list[tuple[str, object]] = [("As of", f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC")]
+        if status is not None:
+            rows += [
+                ("Connected", "yes" if status.connected else "no"),
+                ("Messages", status.messages),
+                ("Gaps", status.gaps),
+                ("Journal", f"{status.journal_bytes / 2**20:.1f} MiB"),
+            ]
+        rows += [
+            ("Sessions archived by this run", len(self.archived)),
+            ("MU in them", f"{sum(item.mu for item in self.archived):.1f}"),
+            ("Trouble", self.trouble or "none"),
+        ]
+        return f"# Recording of linac {self.linac.serial}\n\n" + table(["What", "Now"], rows)
+
+    def finish(self) -> None:
+        """Stop the listener in order (FIN to the linac), archive what is complete, leave the last state to be read."""
+        stopped = control.stop(self.linac.site.spool, self.linac.serial, STOP_SECONDS)
+        if not stopped:
+            self.log.error("The listener did not end within %s s; it is asked to and will end by itself.", STOP_SECONDS)
+        spool, serial = self.linac.site.spool, self.linac.serial
+        with contextlib.suppress(LinacError), self.linac.site.records.connect("iCom") as folder:
+            self.archived += Archiver(spool, serial, self.linac.address, folder).run_once()
+        self.show()
+        self.log.info("Recording of linac %s was stopped.", serial)
+
+
+def _state_type(run_id: UUID) -> StateType | None:
+    """The run's state on the server, or None where the server cannot be asked."""
+    try:
+        with get_client(sync_client=True) as client:
+            state = client.read_flow_run(run_id).state
+    except Exception:
+        return None
+    return state.type if state else None
