@@ -7,7 +7,8 @@ Passwords and keys live here and nowhere else; flows take the names of blocks, n
 
 from blocks.credentials import SmbCredentials, SshGateway
 from blocks.linac import Linac, block_name
+from blocks.loading import load, load_all
 from blocks.share import Share
 from blocks.site import Site
 
-__all__ = ["Linac", "Share", "Site", "SmbCredentials", "SshGateway", "block_name"]
+__all__ = ["Linac", "Share", "Site", "SmbCredentials", "SshGateway", "block_name", "load", "load_all"]

@@ -42,6 +42,7 @@ def checked_address(address: str) -> str:
 
 Serial = Annotated[str, AfterValidator(checked_serial)]
 Address = Annotated[str, AfterValidator(checked_address)]
+Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 def block_name(serial: str) -> str:
@@ -69,6 +70,6 @@ class Linac(Block):
 
     serial: Serial = Field(description="Serial number of the linac, or another unique name that never changes, such as '4299'.")
     address: Address = Field(description="Hospital DNS IP address of the linac's NSS, for example '192.168.17.40'.")
-    port: int = Field(default=ICOM_PORT, ge=1, le=65535, description="Port of the iCom service, 1706 on every real linac.")
+    port: Port = Field(default=ICOM_PORT, description="Port of the iCom service, 1706 on every real linac.")
     site: Site = Field(description="Site where the linac stands.")
     backup: Share = Field(description="Share where the NSS leaves its diagnostic backups, the files named 'SDD+...zip'.")

@@ -5,12 +5,9 @@ one that is there, brings finished sessions to the records share, and keeps a st
 stop recording; run it again to go on. A run that crashes leaves the listener recording, and the next run adopts it.
 """
 
-from typing import Annotated
-
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
-from pydantic import Field
 
 from blocks.linac import Serial
 from tasks.capture import follow, only_follower, start_listener
@@ -27,9 +24,12 @@ RETRY_SECONDS = 30
     retries=RETRIES,
     retry_delay_seconds=RETRY_SECONDS,
 )
-def icom_capture(
-    serial: Annotated[Serial, Field(title="Serial", description="Serial of a linac in service, such as 4299.")],
-) -> State[None]:
+def icom_capture(serial: Serial) -> State[None]:
+    """Record one linac until this run is cancelled.
+
+    Args:
+        serial: Serial of a linac in service, for example 4299.
+    """
     linac = load_linac(serial)
     with only_follower(linac) as alone:
         if not alone:

@@ -19,7 +19,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.states import Cancelling, Crashed
 
 from launch.stack import write_json
-from tasks.provision import UNFINISHED, linacs_in_service, start_capture
+from tasks.provision import UNFINISHED, ensure_capture, linacs_in_service
 
 CANCEL_SECONDS = 40.0
 """A capture run stops its listener within 10 s; Prefect ends a run that ignores its cancel after 30 s."""
@@ -71,7 +71,7 @@ def resume_captures(path: Path, say: Callable[[str], None]) -> None:
             client.set_flow_run_state(run.id, Crashed(message="Its worker ended without a word."), force=True)
     known = {linac.serial for linac in linacs_in_service()}
     for serial in sorted(set(remembered) & known):
-        say(start_capture.fn(serial))
+        say(ensure_capture(serial))
     path.unlink(missing_ok=True)
 
 

@@ -95,7 +95,7 @@ def make(entries: list[Entry], ask: bool, dry_run: bool = False) -> list[str]:
     present: dict[tuple[str, str], Any] = {}
     for entry in entries:
         cls, key = classes[entry.kind], (entry.kind, entry.name)
-        present[key] = _load(cls, entry.name)
+        present[key] = blocks.load(cls, entry.name)
         values = dict(entry.fields)
         for field, kind in REFERENCES.get(entry.kind, {}).items():
             if isinstance(values.get(field), str):
@@ -126,20 +126,15 @@ def make(entries: list[Entry], ask: bool, dry_run: bool = False) -> list[str]:
 
 
 def _schedules(built: dict[tuple[str, str], Any]) -> list[str]:
-    from tasks.provision import schedule_nightly
+    from tasks.provision import ensure_nightly
 
-    return [schedule_nightly.fn(block, name) for (kind, name), block in built.items() if kind == "site"]
-
-
-def _load(cls: Any, name: str) -> Any:
-    try:
-        return cls.load(name)
-    except ValueError:
-        return None
+    return [ensure_nightly(block, name) for (kind, name), block in built.items() if kind == "site"]
 
 
 def _referred(cls: Any, kind: str, name: str, entry: Entry) -> Any:
-    block = _load(cls, name)
+    from blocks import load
+
+    block = load(cls, name)
     if block is None:
         raise SetupError(
             f"[{entry.kind}.{entry.name}] refers to {kind} {name!r}, which is neither in the file nor on the Prefect server."

@@ -99,12 +99,15 @@ class Stack:
         os.environ.update(self.env)
 
     def start(self, worker: bool = True) -> None:
-        """Server, blocks, deployments and, unless told otherwise, a worker. Raises `LinacError` with the reason where one of them does not come up."""
+        """Server, blocks, deployments and, unless told otherwise, a worker.
+
+        Raises `LinacError` with the reason where one of them does not come up.
+        """
         self._refuse_used_port()
         prefect = [sys.executable, "-m", "prefect"]
         self.server = Child(
             "Prefect server",
-            [*prefect, "server", "start", "--host", HOST, "--port", str(self.port)],
+            [sys.executable, "-m", "launch.server", "--host", HOST, "--port", str(self.port)],
             self.data / "logs" / "server.log",
             self.env,
         )

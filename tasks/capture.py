@@ -4,12 +4,14 @@ import contextlib
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from uuid import UUID
 
 from prefect import get_run_logger, task
-from prefect.artifacts import create_markdown_artifact, update_artifact
+from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run
@@ -18,7 +20,9 @@ from prefect.states import Cancelled, Completed
 from blocks import Linac
 from linac.capture import control
 from linac.capture.archive import Archived, Archiver
-from linac.errors import AlreadyRunningError, LinacError
+from linac.capture.lock import FileLock
+from linac.capture.spool import Spool
+from linac.errors import LinacError
 from tasks.reports import artifact_key, table
 
 ROUND_SECONDS = 1.0
@@ -36,20 +40,16 @@ STOP_SECONDS = 10.0
 
 @contextlib.contextmanager
 def only_follower(linac: Linac) -> Iterator[bool]:
-    """Hold the linac's archiving for this run; False where another process does it already, even after a while."""
-    until = time.monotonic() + HAND_OVER_SECONDS
-    with contextlib.ExitStack() as stack:
-        while True:
-            try:
-                stack.enter_context(control.only_archiver(linac.site.spool, linac.serial))
-            except AlreadyRunningError:
-                if time.monotonic() > until:
-                    yield False
-                    return
-                time.sleep(ROUND_SECONDS)
-            else:
-                yield True
-                return
+    """Hold the linac's recording for this run; False where another run has it, even after a while. A crash frees it."""
+    places = Spool(Path(linac.site.spool), linac.serial)
+    places.make()
+    lock = FileLock(places.folder / "icom-capture.lock")
+    mine = lock.acquire(HAND_OVER_SECONDS)
+    try:
+        yield mine
+    finally:
+        if mine:
+            lock.release()
 
 
 @task(name="start or adopt the listener", task_run_name="listener-{linac.serial}", cache_policy=NO_CACHE)
@@ -88,8 +88,8 @@ class _Follower:
         self.log = get_run_logger()
         self.trouble = ""
         self.artifact: UUID | None = None
+        self.archiver: Archiver | None = None
         self.archived: list[Archived] = []
-        self.since = datetime.now(UTC)
 
     def until(self, run_id: UUID) -> StateType:
         """Work in rounds; returns the state that ended the run from outside."""
@@ -115,10 +115,7 @@ class _Follower:
             if not control.is_running(spool, serial):
                 running = control.start(serial, self.linac.address, self.linac.port, spool)
                 self.log.warning("The listener had ended; process %s goes on in its place.", running.pid)
-            with self.linac.site.records.connect("iCom") as folder:
-                for item in Archiver(spool, serial, self.linac.address, folder).run_once():
-                    self.archived.append(item)
-                    self.log.info("Archived the session of %s: %s messages, %.1f MU.", item.stamp, item.messages, item.mu)
+            self.archive()
         except LinacError as error:
             trouble = str(error)
         if trouble != self.trouble:
@@ -128,6 +125,20 @@ class _Follower:
             else:
                 self.log.info("Archiving works again.")
 
+    def archive(self) -> None:
+        """One round of the archiver; each session is told by its time, never by its patient."""
+        if self.archiver is None:
+            folder = self.linac.site.records.connect("iCom")
+            self.archiver = Archiver(self.linac.site.spool, self.linac.serial, self.linac.address, folder)
+        for item in self.archiver.run_once():
+            self.archived.append(item)
+            if item.reason:
+                self.log.warning("The session of %s was set aside: %s", item.stamp, item.reason)
+            else:
+                self.log.info(
+                    "Archived the session of %s: %s messages, %.1f MU, %s gaps.", item.stamp, item.messages, item.mu, item.gaps
+                )
+
     def show(self) -> None:
         """Keep the status artifact up to date; a Prefect server that is away must not disturb the recording."""
         try:
@@ -136,38 +147,50 @@ class _Follower:
                 description = f"State of the recording of linac {self.linac.serial}"
                 self.artifact = UUID(str(create_markdown_artifact(self.text(), key=key, description=description)))
             else:
-                update_artifact(self.artifact, data=self.text())
+                with get_client(sync_client=True) as client:
+                    client.update_artifact(self.artifact, ArtifactUpdate(data=self.text()))
         except Exception as error:
             self.log.warning("The status artifact could not be written: %s", type(error).__name__)
 
     def text(self) -> str:
         """The state of the recording, as Markdown. No patient in it."""
         status = control.status(self.linac.site.spool, self.linac.serial)
-        rows: list[tuple[str, object]] = [("As of", f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC")]
+        rows: list[tuple[str, object]] = [("As of", _shown(datetime.now(UTC)))]
         if status is not None:
             rows += [
-                ("Connected", "yes" if status.connected else "no"),
+                ("Listener", f"{status.state}, process {status.pid}" if status.running else "stopped"),
+                ("Connected since", _shown(status.connected_since) if status.connected else "not connected"),
                 ("Messages", status.messages),
+                ("Last message", _shown(status.last_message)),
                 ("Gaps", status.gaps),
                 ("Journal", f"{status.journal_bytes / 2**20:.1f} MiB"),
+                ("Not yet archived", f"{status.backlog_bytes / 2**20:.1f} MiB"),
             ]
         rows += [
             ("Sessions archived by this run", len(self.archived)),
             ("MU in them", f"{sum(item.mu for item in self.archived):.1f}"),
             ("Trouble", self.trouble or "none"),
         ]
-        return f"# Recording of linac {self.linac.serial}\n\n" + table(["What", "Now"], rows)
+        findings = [*(status.findings if status else []), *(self.archiver.warnings if self.archiver else [])]
+        notes = "".join(f"\n- {finding}" for finding in findings)
+        return f"# Recording of linac {self.linac.serial}\n\n{table(['What', 'Now'], rows)}\n{notes}"
 
     def finish(self) -> None:
         """Stop the listener in order (FIN to the linac), archive what is complete, leave the last state to be read."""
-        stopped = control.stop(self.linac.site.spool, self.linac.serial, STOP_SECONDS)
-        if not stopped:
-            self.log.error("The listener did not end within %s s; it is asked to and will end by itself.", STOP_SECONDS)
-        spool, serial = self.linac.site.spool, self.linac.serial
-        with contextlib.suppress(LinacError), self.linac.site.records.connect("iCom") as folder:
-            self.archived += Archiver(spool, serial, self.linac.address, folder).run_once()
+        serial = self.linac.serial
+        try:
+            if control.stop(self.linac.site.spool, serial, STOP_SECONDS):
+                self.log.info("Recording of linac %s was stopped.", serial)
+            else:
+                self.log.error("The listener of linac %s was asked to end and has not within %s s.", serial, STOP_SECONDS)
+            self.archive()
+        except LinacError as error:
+            self.log.error("%s", error)
         self.show()
-        self.log.info("Recording of linac %s was stopped.", serial)
+
+
+def _shown(moment: datetime | None) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if moment else "none"
 
 
 def _state_type(run_id: UUID) -> StateType | None:

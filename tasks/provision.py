@@ -18,7 +18,7 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.exceptions import ObjectNotFound
 
-from blocks import Linac, Site, block_name
+from blocks import Linac, Site, SmbCredentials, block_name, load, load_all
 from linac.errors import SetupError
 
 CAPTURE_TEMPLATE = "icom-capture/by-serial"
@@ -31,34 +31,35 @@ UNFINISHED = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateTy
 
 def load_site(name: str) -> Site:
     """The site's block. Raises `SetupError` if there is none of that name."""
-    try:
-        return Site.load(name)
-    except ValueError as error:
+    site = load(Site, name)
+    if site is None:
         raise SetupError(
             f"There is no Site block named {name!r}. Make it in Prefect's UI under Blocks, or with `python run.py blocks FILE`."
-        ) from error
+        )
+    return site
 
 
 def load_linac(serial: str) -> Linac:
     """The linac's block. Raises `SetupError` if it is not in service."""
-    try:
-        return Linac.load(block_name(serial))
-    except ValueError as error:
-        raise SetupError(
-            f"Linac {serial} is not in service: there is no block {block_name(serial)!r}. Run add-linac first."
-        ) from error
+    linac = load(Linac, block_name(serial))
+    if linac is None:
+        raise SetupError(f"Linac {serial} is not in service: there is no block {block_name(serial)!r}. Run add-linac first.")
+    return linac
+
+
+def load_credentials(name: str) -> SmbCredentials:
+    """An account's block. Raises `SetupError` if there is none of that name."""
+    credentials = load(SmbCredentials, name)
+    if credentials is None:
+        raise SetupError(f"There is no SMB credentials block named {name!r}. Make it in Prefect's UI under Blocks.")
+    return credentials
 
 
 def linacs_in_service(serial: str | None = None, site: str | None = None) -> list[Linac]:
     """All linacs, one linac, or those of the site with that block name, in order of their serials."""
     if serial:
         return [load_linac(serial)]
-    with get_client(sync_client=True) as client:
-        try:
-            documents = client.read_block_documents_by_type(Linac.get_block_type_slug(), include_secrets=False)
-        except ObjectNotFound:
-            documents = []
-    linacs = [Linac.load(document.name) for document in documents if document.name]
+    linacs = load_all(Linac)
     if site:
         wanted = load_site(site)
         linacs = [linac for linac in linacs if linac.site.name == wanted.name]
@@ -77,10 +78,7 @@ def save_linac(linac: Linac) -> str:
             )
         if (other.address, other.port) == (linac.address, linac.port):
             raise SetupError(f"Linac {other.serial} in service has the address {linac.address} already. One of the two is wrong.")
-    try:
-        before: Linac | None = Linac.load(name)
-    except ValueError:
-        before = None
+    before = load(Linac, name)
     linac.save(name, overwrite=True)
     if before is None:
         text = f"Block {name} made."
@@ -126,21 +124,32 @@ def make_capture_deployment(linac: Linac) -> str:
 
 @task(name="start the capture", task_run_name="start-capture-{serial}", cache_policy=NO_CACHE)
 def start_capture(serial: str) -> str:
-    """Start `icom-capture/<serial>` unless a run of it is under way."""
-    with get_client(sync_client=True) as client:
-        deployment = _deployment(client, f"icom-capture/{serial}")
-        running = unfinished_runs(client, deployment.id)
-        if running:
-            text = f"icom-capture/{serial} is running already ({running[0].name})."
-        else:
-            run = client.create_flow_run_from_deployment(deployment.id)
-            text = f"icom-capture/{serial} was started ({run.name})."
+    """`ensure_capture` as a step of a flow."""
+    text = ensure_capture(serial)
     get_run_logger().info(text)
     return text
 
 
+def ensure_capture(serial: str) -> str:
+    """Start `icom-capture/<serial>` unless a run of it is under way; says which."""
+    with get_client(sync_client=True) as client:
+        deployment = _deployment(client, f"icom-capture/{serial}")
+        running = unfinished_runs(client, deployment.id)
+        if running:
+            return f"icom-capture/{serial} is running already ({running[0].name})."
+        run = client.create_flow_run_from_deployment(deployment.id)
+        return f"icom-capture/{serial} was started ({run.name})."
+
+
 @task(name="schedule the nightly index", task_run_name="schedule-{site.name}", cache_policy=NO_CACHE)
 def schedule_nightly(site: Site, block: str) -> str:
+    """`ensure_nightly` as a step of a flow."""
+    text = ensure_nightly(site, block)
+    get_run_logger().info(text)
+    return text
+
+
+def ensure_nightly(site: Site, block: str) -> str:
     """See to it that `trf-index/nightly` runs for this site at 02:30 by the site's clock."""
     wanted = CronSchedule(cron=NIGHTLY_CRON, timezone=site.time_zone)
     slug = f"site-{block}"
@@ -152,9 +161,7 @@ def schedule_nightly(site: Site, block: str) -> str:
             client.create_deployment_schedules(nightly.id, [new])
         elif present[0].schedule != wanted:
             client.update_deployment_schedule(nightly.id, present[0].id, schedule=wanted)
-    text = f"{NIGHTLY} collects this site's TRF logs every night at 02:30, {site.time_zone} time."
-    get_run_logger().info(text)
-    return text
+    return f"{NIGHTLY} collects this site's TRF logs every night at 02:30, {site.time_zone} time."
 
 
 def unfinished_runs(client: SyncPrefectClient, deployment: UUID) -> list[FlowRun]:

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from prefect.artifacts import create_markdown_artifact
 
 from blocks import Linac
-from linac.errors import LinacError
 from tasks.checks import Check, Outcome
 from tasks.trf import BackupResult
 
@@ -74,7 +73,7 @@ def report_added_linac(linac: Linac, checks: list[Check], done: list[str], error
     )
 
 
-def report_index(results: Sequence[BackupResult], failures: Sequence[tuple[str, LinacError | str]], key: str) -> str:
+def report_index(results: Sequence[BackupResult], failures: Sequence[tuple[str, str]], key: str) -> str:
     """What a night of indexing found, as the artifact `trf-index`; returns its first line."""
     indexed, duplicates = sum(result.indexed for result in results), sum(result.duplicates for result in results)
     rows, aside = sum(result.rows for result in results), [item for result in results for item in result.aside]

@@ -1,9 +1,25 @@
 """TRF logs: what is new in a linac's backup folder, brought into the index of its site's records share."""
 
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from blocks import Linac
+from linac.errors import BackupError, StorageError, UnreachableError
+from linac.index import Index, Log
+from linac.transport import Entry
+from linac.trf.backup import read_trfs
 
 BACKUPS = "SDD+*.zip"
 """Names of the NSS's diagnostic backups (facts-trf.md)."""
+
+RETRIES = 2
+RETRY_SECONDS = 20
 
 
 @dataclass(frozen=True)
@@ -17,3 +33,77 @@ class BackupResult:
     duplicates: int = 0
     aside: list[tuple[str, str]] = field(default_factory=list)
     problem: str = ""
+
+
+def _may_pass(_task: object, _run: object, state: Any) -> bool:
+    """Worth another try: storage or a network that failed. A damaged file or a wrong set-up stays as it is."""
+    return isinstance(state.result(raise_on_failure=False), StorageError | UnreachableError)
+
+
+@task(
+    name="list new backups",
+    task_run_name="list-{linac.serial}",
+    cache_policy=NO_CACHE,
+    retries=RETRIES,
+    retry_delay_seconds=RETRY_SECONDS,
+    retry_condition_fn=_may_pass,
+)
+def list_new_backups(linac: Linac) -> list[Entry]:
+    """The backups in the linac's folder that the index has not taken in completely, oldest first."""
+    with linac.backup.connect() as folder, linac.site.records.connect() as records:
+        folder.check()
+        index = Index(records)
+        present = folder.list(BACKUPS)
+        new = [entry for entry in present if not index.is_done(linac.serial, entry)]
+    get_run_logger().info("Linac %s: %s backups, %s of them new.", linac.serial, len(present), len(new))
+    return sorted(new, key=lambda entry: entry.modified)
+
+
+@task(
+    name="index a backup",
+    task_run_name="index-{linac.serial}-{entry.name}",
+    cache_policy=NO_CACHE,
+    retries=RETRIES,
+    retry_delay_seconds=RETRY_SECONDS,
+    retry_condition_fn=_may_pass,
+)
+def index_backup(linac: Linac, entry: Entry) -> BackupResult:
+    """Take every log of one backup into the index. A damaged backup gives what can be read of it and is tried again next time."""
+    problems: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="linac-flows-") as here, linac.site.records.connect() as records:
+        local = Path(here) / "backup.zip"
+        with linac.backup.connect() as folder:
+            folder.fetch(entry.name, local)
+        index = Index(records)
+        added = index.add(linac.serial, _logs(local, entry.name, problems))
+        if not problems:
+            index.mark_done(linac.serial, entry, added)
+    result = BackupResult(
+        linac.serial, entry.name, added.indexed, added.rows, added.duplicates, added.quarantined, " ".join(problems)
+    )
+    log = get_run_logger()
+    log.info(
+        "%s: %s TRFs indexed (%s rows), %s known, %s set aside.",
+        entry.name,
+        result.indexed,
+        result.rows,
+        result.duplicates,
+        len(result.aside),
+    )
+    for name, reason in result.aside:
+        log.warning("%s was set aside: %s", name, reason)
+    for problem in problems:
+        log.error("%s: %s", entry.name, problem)
+    return result
+
+
+def _logs(local: Path, backup: str, problems: list[str]) -> Iterator[Log]:
+    """The logs of a zip one after the other; what is wrong with the zip or a member goes to `problems`, the rest goes on."""
+    try:
+        for member in read_trfs(local):
+            if member.data is None:
+                problems.append(f"{member.name}: {member.error}")
+            else:
+                yield Log(name=member.name, data=member.data, source=backup)
+    except BackupError as error:
+        problems.append(str(error))

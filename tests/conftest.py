@@ -32,6 +32,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     from launch.stack import Stack, free_port
 
     stack = Stack(tmp_path_factory.mktemp("prefect"), free_port())
+    stack.env["PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS"] = "5"  # a minute otherwise
     stack.start(worker=False)
     try:
         from prefect.settings import PREFECT_API_URL, temporary_settings

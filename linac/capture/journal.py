@@ -101,11 +101,12 @@ class Position(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """What the reader found between two positions."""
+    """What the reader found between two positions, in a run of the writer (a random name, empty where it is not known)."""
 
     start: Position
     end: Position
     what: Record | Damage
+    run: str = ""
 
 
 def encode(record: Record) -> bytes:
@@ -208,12 +209,20 @@ def size(folder: Path) -> int:
     return total
 
 
-def _open(path: Path) -> IO[bytes]:
-    if path.name.endswith(SEALED_SUFFIX):
-        import lzma  # here, so that the listener, which only writes, does without
+def _read(path: Path, offset: int, count: int) -> bytes:
+    """Up to `count` bytes of a segment. Raises `OSError`, and `JournalError` for a packed one that cannot be unpacked."""
+    if not path.name.endswith(SEALED_SUFFIX):
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read(count)
+    import lzma  # here, so that the listener, which only writes, does without
 
-        return lzma.open(path)
-    return path.open("rb")
+    try:
+        with lzma.open(path) as packed:
+            packed.seek(offset)
+            return packed.read(count)
+    except (EOFError, lzma.LZMAError) as error:
+        raise JournalError(f"The packed journal segment {path} is damaged. Move it away to go on without it.") from error
 
 
 def run_of(folder: Path, sequence: int) -> str | None:
@@ -222,9 +231,8 @@ def run_of(folder: Path, sequence: int) -> str | None:
     if path is None:
         return None
     try:
-        with _open(path) as file:
-            head = file.read(HEADER_BYTES + 4096)
-    except (OSError, EOFError, ValueError):
+        head = _read(path, 0, HEADER_BYTES + 4096)
+    except (OSError, JournalError):
         return None
     for what, _ in decode(head, final=False):
         if isinstance(what, Record) and what.kind == Kind.OPENED:
@@ -237,53 +245,68 @@ class Reader:
     """Reads a journal from a position on, also while it is being written.
 
     `position` is behind the last entry handed out. What is being written at the end is waited for: call `read` again.
+    `at_end`: the last `read` ended because there was no more.
     """
 
     def __init__(self, folder: Path, position: Position | None = None) -> None:
         self.folder = folder
         self.position = position or Position(0, 0)
-        self._run = run_of(folder, position.sequence) if position and position.offset else None
+        self.at_end = False
+        self._run = (run_of(folder, position.sequence) if position and position.offset else None) or ""
         self._last: int | None = None  # number of the last record of this run
         self._damage: list[Entry] = []  # held back until the next record tells whether anything is lost
 
     def read(self, limit_bytes: int | None = None) -> Iterator[Entry]:
         """Entries from `position` to the end that is there now, or until about `limit_bytes` are read.
 
-        Raises `StorageError` where the disk fails and `JournalError` for a sealed segment that cannot be unpacked.
+        Raises `StorageError` where the disk fails; then nothing is lost, call again.
         """
         at, taken = self.position, 0
+        self.at_end = False
         if self._damage:
             at = self._damage[-1].end
         while limit_bytes is None or taken < limit_bytes:
             known = segments(self.folder)
-            later = [sequence for sequence in known if sequence > at.sequence]
+            later = min((sequence for sequence in known if sequence > at.sequence), default=None)
             if at.sequence not in known:
-                if not later:
+                if later is None:
+                    self.at_end = True
                     return
                 if at.sequence > 0:
-                    yield from self._lost(at, Position(later[0], 0), f"journal segment {at.sequence} is gone")
-                at = Position(later[0], 0)
+                    yield from self._lost(at, later, f"journal segment {at.sequence} is gone; was it removed by hand?")
+                at = Position(later, 0)
                 continue
-            final = bool(later)  # known before reading: a segment with a later one is not written to any more
-            data = self._chunk(known[at.sequence], at.offset)
+            try:
+                data = _read(known[at.sequence], at.offset, READ_BYTES)
+            except JournalError as error:
+                if later is None:
+                    raise
+                yield from self._lost(at, later, str(error))
+                at = Position(later, 0)
+                continue
+            except OSError as error:
+                raise StorageError(
+                    f"The journal segment {known[at.sequence]} cannot be read: {error.strerror or error}. Check the disk."
+                ) from error
             taken += len(data)
-            whole = len(data) < READ_BYTES
-            offset = at.offset
-            for what, end in decode(data, final=final and whole):
-                entry = Entry(at, Position(at.sequence, offset + end), what)
+            finished = later is not None and len(data) < READ_BYTES  # `later` was known before reading: all of it is here
+            base = at.offset
+            for what, end in decode(data, final=finished):
+                entry = Entry(at, Position(at.sequence, base + end), what, self._run)
                 at = entry.end
                 yield from self._judge(entry)
-            if final and whole:
-                if later[0] != at.sequence + 1:
-                    gone = f"journal segments {at.sequence + 1} to {later[0] - 1} are gone"
-                    yield from self._lost(at, Position(later[0], 0), gone)
-                at = Position(later[0], 0)
-            elif at.offset == offset:
+            if finished and later is not None:
+                if later != at.sequence + 1:
+                    yield from self._lost(at, later, f"journal segments {at.sequence + 1} to {later - 1} are gone")
+                at = Position(later, 0)
+            elif at.offset == base:
+                self.at_end = True
                 return
 
-    def _lost(self, start: Position, end: Position, reason: str) -> Iterator[Entry]:
-        self.position = end
-        yield Entry(start, end, Damage(f"{reason}; was it removed by hand?", 0))
+    def _lost(self, start: Position, later: int, reason: str) -> Iterator[Entry]:
+        """Go on in a later segment, saying so."""
+        self.position = Position(later, 0)
+        yield Entry(start, self.position, Damage(reason, 0), self._run)
 
     def _judge(self, entry: Entry) -> Iterator[Entry]:
         """Hand out a record and the damage before it, or not: repeats are dropped, damage without loss is forgotten."""
@@ -292,7 +315,7 @@ class Reader:
             self._damage.append(entry)
             return
         if what.kind == Kind.OPENED:
-            run = what.facts().get("run")
+            run = str(what.facts().get("run", ""))
             if run == self._run:
                 return
             self._run, self._last = run, None
@@ -303,7 +326,7 @@ class Reader:
                 self._damage.clear()
             elif not self._damage:
                 missing = Damage(f"journal records {self._last + 1} to {what.number - 1} are missing", 0)
-                self._damage.append(Entry(entry.start, entry.start, missing))
+                self._damage.append(Entry(entry.start, entry.start, missing, self._run))
         for lost in self._damage:
             self.position = lost.end
             yield lost
@@ -311,20 +334,7 @@ class Reader:
         if what.kind != Kind.OPENED:
             self._last = what.number
         self.position = entry.end
-        yield entry
-
-    @staticmethod
-    def _chunk(path: Path, offset: int) -> bytes:
-        try:
-            with _open(path) as file:
-                file.seek(offset)
-                return file.read(READ_BYTES)
-        except FileNotFoundError:
-            return b""  # sealed or removed since the listing; the next look finds out
-        except OSError as error:
-            raise StorageError(f"The journal segment {path} cannot be read: {error.strerror or error}. Check the disk.") from error
-        except (EOFError, ValueError) as error:
-            raise JournalError(f"The sealed journal segment {path} is damaged. Move it away to go on without it.") from error
+        yield entry._replace(run=self._run)
 
 
 class Writer:
@@ -493,6 +503,7 @@ def seal(folder: Path, sequence: int) -> bool:
                     raise OSError("reading back gave something else")
         with part.open("rb+") as file:
             os.fsync(file.fileno())
+        shutil.copystat(plain, part)  # its age counts from when it was written
         os.replace(part, packed)
         sync_folder(folder)
         plain.unlink()

@@ -21,7 +21,7 @@ yet (they are kept, in `Message.items`).
 """
 
 from linac.icom.delivery import Delivery, delivered_mu
-from linac.icom.encode import device, encode, encode_item, named
+from linac.icom.encode import device, encode, encode_device, encode_item, encode_message, named
 from linac.icom.items import BY_NAME, NO_VALUE, VALUES, Item, Value
 from linac.icom.message import Jaws, Message
 from linac.icom.stream import MessageStream, split
@@ -39,7 +39,9 @@ __all__ = [
     "delivered_mu",
     "device",
     "encode",
+    "encode_device",
     "encode_item",
+    "encode_message",
     "named",
     "split",
 ]

@@ -6,10 +6,11 @@ Two orientations occur. `Delivery` is in PyMedPhys's, so that its tools can go o
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import Self
 
-from linac.icom.items import LEAF_COUNT
+from linac.icom.items import JAWS_Y
 from linac.icom.message import Message
 
 Pair = tuple[float, float]
@@ -46,8 +47,8 @@ class Delivery:
         readings: list[float] = []
         for message in messages:
             meterset, gantry, collimator = (message.number(name) for name in ("Delivery MU", "Gantry", "Collimator"))
-            leaves, jaws = message.leaves_cm, message.jaws_cm.y
-            if meterset is None or gantry is None or collimator is None or leaves is None or jaws is None:
+            leaves, jaws = message.leaves_cm, message.positions(JAWS_Y)
+            if meterset is None or gantry is None or collimator is None or leaves is None or jaws is None or len(jaws) != 2:
                 delivery.left_out += 1
                 continue
             readings.append(meterset)
@@ -118,11 +119,12 @@ def _moving(mu: list[float]) -> list[int]:
     return [i for i, near in enumerate(zip([False, *moves], [*moves, False], strict=True)) if any(near)]
 
 
+@lru_cache(maxsize=1 << 14)  # positions have two decimals, so few values return again and again
 def _mm(position_cm: float) -> float:
     """Centimetres to millimetres, rounded to 10 decimals in the way numpy rounds, so that equal stays equal."""
     return round(position_cm * 10 * 1e10) / 1e10
 
 
 def _mlc_mm(leaves_cm: Sequence[float]) -> list[Pair]:
-    mm = [_mm(position) for position in leaves_cm]
-    return [(mm[i + 1], -mm[i]) for i in range(LEAF_COUNT - 2, -1, -2)]
+    mm = list(map(_mm, reversed(leaves_cm)))
+    return [(second, -first) for second, first in zip(mm[::2], mm[1::2], strict=True)]

@@ -54,10 +54,10 @@ class Value(NamedTuple):
     unit: str
     evidence: str
 
-    @property
-    def tail(self) -> bytes:
-        """The last 6 of the 8 bytes before an item's length: element, VR, 0, part."""
-        return self.element.to_bytes(2, "little") + self.vr.encode() + b"\x00" + self.part.encode()
+
+def head(group: int, element: int, vr: str, part: str) -> bytes:
+    """The 8 bytes that an item begins with, before its length."""
+    return group.to_bytes(2, "little") + element.to_bytes(2, "little") + vr.encode() + b"\x00" + part.encode()
 
 
 VALUES = (

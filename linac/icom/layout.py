@@ -12,7 +12,6 @@ cannot be mistaken for each other: read as an item, a header's date would be a l
 
 import re
 import struct
-from collections.abc import Iterator
 from datetime import datetime
 
 Bytes = bytes | bytearray
@@ -37,16 +36,19 @@ DATE = re.compile(rb"(?:19|20)\d\d-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])(?:[
 # gets its own branch: "length byte k, three zeros, k bytes", the commonest first. The branches exclude each other, so nothing is
 # ever tried twice. Longer values are stepped over in Python (`item_size`), after which the expression goes on.
 _LENGTHS = [5, 4, 6, 3, 1, 2, 0, 7, 8, *range(9, 64)]
-_VALUE = b"(?:" + b"|".join(re.escape(bytes([n])) + rb"\x00\x00\x00" + (b".{%d}" % n if n else b"") for n in _LENGTHS) + b")"
+_VALUE = b"(?:" + b"|".join(re.escape(bytes([n])) + rb"\x00\x00\x00" + b"." * n for n in _LENGTHS) + b")"
 _TAG = rb"....[A-Z][A-Z]\x00[A-Z]"
 
 ITEMS = re.compile(b"(?:" + _TAG + _VALUE + b")*", re.DOTALL)
 """Matches as many whole items as follow each other, possibly none."""
 
-RUN = re.compile(b"(" + _TAG + b")(" + _VALUE + rb"(?:\1" + _VALUE + b")*)", re.DOTALL)
-"""Matches a run: items in a row that have the same tag, VR and part, such as the 160 leaves."""
 
-_HEAD = struct.Struct("<HH2sxc").unpack
+def repeated(head: bytes) -> re.Pattern[bytes]:
+    """Matches one or more items in a row that begin with these 8 bytes, such as the 160 leaves."""
+    return re.compile(b"(?:" + re.escape(head) + _VALUE + b")+", re.DOTALL)
+
+
+_HEAD = struct.Struct("<HH2sxc").unpack_from
 
 
 def item_size(data: Bytes, at: int) -> int:
@@ -55,6 +57,12 @@ def item_size(data: Bytes, at: int) -> int:
         return -1
     length = int.from_bytes(data[at + 8 : at + 12], "little")
     return ITEM_HEADER_SIZE + length if length <= MAX_VALUE else -1
+
+
+def whole_item(data: Bytes, at: int) -> bool:
+    """Whether an item stands at `at`, all of it."""
+    size = item_size(data, at) if len(data) - at >= ITEM_HEADER_SIZE else -1
+    return 0 <= size <= len(data) - at
 
 
 def may_begin_item(data: Bytes, at: int) -> bool:
@@ -82,39 +90,29 @@ def read_time(data: Bytes, at: int = 0) -> datetime:
     )
 
 
-def runs(data: bytes, at: int = HEADER_SIZE) -> tuple[list[tuple[bytes, bytes]], int]:
-    """The runs of items from `at` on, and where they end.
+def walk(data: Bytes, at: int, end: int) -> int:
+    """The last place from `at` to `end` where an item ends, if an item (or the first) begins at `at`.
 
-    A run is the 8 bytes that its items begin with, and the rest: length, value, then perhaps the 8 bytes again, and so on.
+    So `end` is such a place itself if it is returned. Stops early where something stands that is no item.
     """
-    found: list[tuple[bytes, bytes]] = []
-    size = len(data)
-    while at < size:
-        end = at
-        for match in RUN.finditer(data, at):
-            if match.start() != end:  # finditer skips what does not match; an item must follow the one before without a gap
-                break
-            found.append((match[1], match[2]))
-            end = match.end()
-        at = end
-        step = item_size(data, at) if at + ITEM_HEADER_SIZE <= size else -1
-        if step < 0 or at + step > size:
-            break
-        found.append((data[at : at + TAG_SIZE], data[at + TAG_SIZE : at + step]))
-        at += step
-    return found, at
+    while at < end:
+        items = ITEMS.match(data, at, end)
+        at = items.end() if items else at
+        if at < end:
+            size = item_size(data, at) if end - at >= ITEM_HEADER_SIZE else -1
+            if size < 0 or at + size > end:
+                return at
+            at += size
+    return at
 
 
-def values(run: bytes) -> Iterator[bytes]:
-    """The values in the second half of a run."""
-    at, size = 0, len(run)
-    while at < size:
-        end = at + 4 + (run[at] | run[at + 1] << 8 | run[at + 2] << 16)
-        yield run[at + 4 : end]
-        at = end + TAG_SIZE
+def value(data: bytes, at: int) -> bytes:
+    """The value of the item that begins at `at`."""
+    begin = at + ITEM_HEADER_SIZE
+    return data[begin : begin + int.from_bytes(data[at + TAG_SIZE : begin], "little")]
 
 
-def read_tag(head: bytes) -> tuple[int, int, str, str]:
-    """Group, element, VR and part from an item's first 8 bytes."""
-    group, element, vr, part = _HEAD(head)
+def read_tag(data: bytes, at: int) -> tuple[int, int, str, str]:
+    """Group, element, VR and part of the item that begins at `at`."""
+    group, element, vr, part = _HEAD(data, at)
     return group, element, vr.decode(), part.decode()

@@ -1,12 +1,13 @@
 """One iCom message: what the linac said at one moment."""
 
+import math
+from collections.abc import Iterator
 from datetime import datetime
 from typing import NamedTuple
 
 from linac.errors import NotIcomError
 from linac.icom import layout
 from linac.icom.items import (
-    BY_NAME,
     JAWS_X,
     JAWS_Y,
     LEAF_COUNT,
@@ -15,15 +16,23 @@ from linac.icom.items import (
     POSITION_TAG,
     PRIVATE_HIGH_BYTES,
     SHAPE_TAG,
+    VALUES,
     Item,
     Value,
     decode,
+    head,
 )
 
 Reading = float | int | str | list[str] | None
 
-_SHAPE = SHAPE_TAG[0].to_bytes(2, "little") + SHAPE_TAG[1].to_bytes(2, "little") + b"DS\x00R"
-_POSITION = POSITION_TAG[0].to_bytes(2, "little") + POSITION_TAG[1].to_bytes(2, "little") + b"DS\x00R"
+# For each name: the 8 bytes that its items begin with (only the last 6 count where the group is open), and the row of the table.
+_ROWS = {row.name: (head(row.group or 0, row.element, row.vr, row.part), row) for row in VALUES}
+
+_NO_VALUE = str(NO_VALUE)
+
+_SHAPE = head(*SHAPE_TAG, "DS", "R")
+_POSITION = head(*POSITION_TAG, "DS", "R")
+_POSITIONS = layout.repeated(_POSITION)
 
 
 class Jaws(NamedTuple):
@@ -47,7 +56,7 @@ class Message:
     Raises `NotIcomError` if `raw` does not begin with the header of a message.
     """
 
-    __slots__ = ("_walked", "counter", "raw", "replaces", "timestamp")
+    __slots__ = ("_known", "counter", "raw", "replaces", "timestamp")
 
     def __init__(self, raw: bytes, *, replaces: bool = False) -> None:
         if len(raw) < layout.HEADER_SIZE or not layout.header_at(raw, 0):
@@ -59,27 +68,22 @@ class Message:
         self.timestamp: datetime = layout.read_time(raw)
         self.counter: int = raw[layout.DATE_END]
         self.replaces = replaces
-        self._walked: tuple[list[tuple[bytes, bytes]], int] | None = None
-
-    def _walk(self) -> tuple[list[tuple[bytes, bytes]], int]:
-        """The items in runs of equal tags (see `layout.runs`), and where they end. Done when first needed."""
-        if self._walked is None:
-            self._walked = layout.runs(self.raw)
-        return self._walked
-
-    @property
-    def _runs(self) -> list[tuple[bytes, bytes]]:
-        return self._walk()[0]
+        self._known = layout.HEADER_SIZE
 
     @property
     def unread(self) -> bytes:
         """Bytes at the end of `raw` that are no items. Empty, unless a message holds something that is not known yet."""
-        return self.raw[self._walk()[1] :]
+        return self.raw[layout.walk(self.raw, layout.HEADER_SIZE, len(self.raw)) :]
 
     @property
     def items(self) -> tuple[Item, ...]:
         """Every item of the message, known or not, in order."""
-        return tuple(Item(*layout.read_tag(head), value) for head, run in self._runs for value in layout.values(run))
+        found, at, end = [], layout.HEADER_SIZE, len(self.raw) - len(self.unread)
+        while at < end:
+            value = layout.value(self.raw, at)
+            found.append(Item(*layout.read_tag(self.raw, at), value))
+            at += layout.ITEM_HEADER_SIZE + len(value)
+        return tuple(found)
 
     def get(self, name: str) -> Reading:
         """The value of a name in `items.VALUES`: a number or text; for both interlock rows a list of texts, perhaps empty.
@@ -87,14 +91,14 @@ class Message:
         None where it is absent, empty, "no value" (-32767), or no number where a number belongs (see `items` then). Of several,
         the first that has a value. Raises `KeyError` for a name that the table does not have.
         """
-        row = BY_NAME.get(name)
-        if row is None:
-            raise KeyError(f"no iCom value is called {name!r}; the names are {', '.join(BY_NAME)}")
-        texts = (decode(value).strip(" \x00") for value in self._find(row))
+        if name not in _ROWS:
+            raise KeyError(f"no iCom value is called {name!r}; the names are {', '.join(_ROWS)}")
+        begin, row = _ROWS[name]
+        texts = (decode(value).strip(" \x00") for value in self._values(begin, row))
         if row.kind == "texts":
-            return [text for text in texts if text and text != str(NO_VALUE)]
+            return [text for text in texts if text and text != _NO_VALUE]
         for text in texts:
-            if text and text != str(NO_VALUE):
+            if text and text != _NO_VALUE:
                 reading = text if row.kind == "text" else _number(text, row.kind)
                 if reading is not None:
                     return reading
@@ -110,32 +114,37 @@ class Message:
         reading = self.get(name)
         return float(reading) if isinstance(reading, int | float) else None
 
-    def _find(self, row: Value) -> list[bytes]:
-        tail = row.tail
-        if row.group is not None:
-            head = row.group.to_bytes(2, "little") + tail
-            return [value for found, run in self._runs if found == head for value in layout.values(run)]
-        return [
-            value
-            for found, run in self._runs
-            if found[2:] == tail and found[1] in PRIVATE_HIGH_BYTES
-            for value in layout.values(run)
-        ]
+    # Looking a value up walks no more of the message than it must: the bytes that its item begins with are searched for, then the
+    # walk goes from item to item until there, to be sure that an item begins there and they are not part of another one's value.
+
+    def _values(self, begin: bytes, row: Value) -> Iterator[bytes]:
+        """The values of the items that begin so, in order. Where the table leaves the group open, its low byte may be any."""
+        begin, back = (begin, 0) if row.group is not None else (begin[2:], 2)
+        at = self.raw.find(begin)
+        while at >= 0:
+            if self._item_at(at - back) and (not back or self.raw[at - 1] in PRIVATE_HIGH_BYTES):
+                yield layout.value(self.raw, at - back)
+            at = self.raw.find(begin, at + 1)
+
+    def _item_at(self, at: int) -> bool:
+        """Whether a whole item begins at `at`."""
+        self._known = layout.walk(self.raw, self._known if self._known <= at else layout.HEADER_SIZE, at)
+        return self._known == at and layout.whole_item(self.raw, at)
 
     def positions(self, device: str) -> tuple[float, ...] | None:
         """Actual positions of `MLCX`, `ASYMX` or `ASYMY` in centimetres, in the message's order; None where there are none."""
-        wanted, named = device.encode(), b""
-        for head, run in self._runs:
-            if head == _SHAPE:
-                *_, named = layout.values(run)
-            elif head == _POSITION and named == wanted:
-                try:
-                    return tuple(map(float, layout.values(run)))
-                except ValueError:
-                    return None
-            else:
-                named = b""
-        return None
+        shape = _SHAPE + len(device).to_bytes(4, "little") + device.encode()
+        at = self.raw.find(shape)
+        while at >= 0 and not self._item_at(at):
+            at = self.raw.find(shape, at + 1)
+        match = _POSITIONS.match(self.raw, at + len(shape)) if at >= 0 else None
+        if not match:
+            return None
+        pieces = match[0].split(_POSITION)[1:]  # each is a length, four bytes, and a value
+        try:
+            return tuple([float(piece[4:]) for piece in pieces if len(piece) == 4 + piece[0]])
+        except ValueError:
+            return None
 
     @property
     def leaves_cm(self) -> tuple[float, ...] | None:
@@ -165,7 +174,7 @@ def _number(text: str, kind: str) -> float | int | None:
     """The number that `text` shows, None if it shows none (or one that is not finite, or -32767)."""
     try:
         number = float(text)
-        if number == NO_VALUE or number - number != 0 or "_" in text:
+        if number == NO_VALUE or not math.isfinite(number) or "_" in text:
             return None
         return int(number) if kind == "whole" and number == int(number) else number
     except ValueError:

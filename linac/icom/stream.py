@@ -146,9 +146,9 @@ class MessageStream:
             if step > left:
                 return self._ended and self._end(found, may_go_on=True)
             self._at += step
-        if left < layout.DATE_END and not self._ended:
+        if left < layout.HEADER_SIZE and not self._ended:
             return False
-        if left < layout.DATE_END or not layout.header_at(data, self._at):
+        if left < layout.HEADER_SIZE or not layout.header_at(data, self._at):
             return self._derail()
         self._length.learn(self._field(), self._at - self._start, sure=True)
         self._finish(found, self._at)
@@ -249,11 +249,11 @@ class MessageStream:
             if layout.header_at(data, header):
                 if left >= layout.ITEM_HEADER_SIZE and layout.item_size(data, after) >= 0:
                     return header, header
-                if left >= layout.DATE_END and layout.header_at(data, after):
+                if left >= layout.HEADER_SIZE and layout.header_at(data, after):
                     return header, header
                 if left == 0 and self._ended:
                     return header, header
-                undecided = left < layout.ITEM_HEADER_SIZE or (left < layout.DATE_END and layout.item_size(data, after) < 0)
+                undecided = left < layout.ITEM_HEADER_SIZE or (left < layout.HEADER_SIZE and layout.item_size(data, after) < 0)
                 if undecided and not self._ended:
                     return -1, header
             at = header + 1

@@ -22,7 +22,9 @@ none. Every file that can be read is read, whatever item parts or states newer s
 `TrfError`. `python -m linac.trf` does the same by hand.
 """
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import IO
 
 from linac.errors import StorageError, TrfError
@@ -33,6 +35,9 @@ from linac.trf.reader import Trf, as_bytes, decode
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]
 """A file's path, its bytes, or a binary file object, which is read from where it stands."""
 
+USUAL_HEADER_BYTES = 1 << 14
+"""What `read_header` reads at first, to be quick over a network: ten times the size of all headers seen."""
+
 __all__ = ["Header", "Part", "Source", "Trf", "TrfError", "decode", "parse_header", "read", "read_header"]
 
 
@@ -41,35 +46,39 @@ def read(source: Source) -> Trf:
 
     Raises `TrfError` for what is not a TRF or is damaged, `StorageError` where the file cannot be opened or read.
     """
-    data, path = _bytes(source, -1)
-    return decode(data, path)
+    with _opened(source) as (file, path):
+        return decode(file if isinstance(file, bytes | bytearray | memoryview) else file.read(), path)
 
 
 def read_header(source: Source) -> Header:
     """Read only the header, from the first bytes of the file. Errors as for `read`."""
-    data, path = _bytes(source, MAX_HEADER_BYTES)
-    return parse_header(data, path)
-
-
-def _bytes(source: Source, limit: int) -> tuple[bytes | memoryview, str | None]:
-    """What to decode, at most `limit` bytes of it (-1: all), and its path if it has one."""
-    if isinstance(source, bytes | bytearray | memoryview):
-        return as_bytes(source), None
-    if isinstance(source, str | os.PathLike):
+    with _opened(source) as (file, path):
+        if isinstance(file, bytes | bytearray | memoryview):
+            return parse_header(as_bytes(file), path)
+        data = file.read(USUAL_HEADER_BYTES)
         try:
-            with open(source, "rb") as file:
-                return file.read(limit), os.fspath(source)
-        except OSError as error:
-            raise _storage(os.fspath(source), error) from error
-    name = getattr(source, "name", None)
-    path = name if isinstance(name, str) else None
+            return parse_header(data, path)
+        except TrfError:
+            more = file.read(MAX_HEADER_BYTES - len(data))
+            if not more:
+                raise
+        return parse_header(data + more, path)
+
+
+@contextlib.contextmanager
+def _opened(source: Source) -> Iterator[tuple[bytes | bytearray | memoryview | IO[bytes], str | None]]:
+    """The bytes or the open file, and the path if there is one. Failing storage becomes `StorageError`."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        yield source, None
+        return
+    given = source if isinstance(source, str | os.PathLike) else getattr(source, "name", None)
+    path = os.fspath(given) if isinstance(given, str | os.PathLike) else None
     try:
-        return source.read(limit), path
+        if isinstance(source, str | os.PathLike):
+            with open(source, "rb") as file:
+                yield file, path
+        else:
+            yield source, path
     except OSError as error:
-        raise _storage(path or "the TRF", error) from error
-
-
-def _storage(path: str, error: OSError) -> StorageError:
-    return StorageError(
-        f"Could not read {path}: {error.strerror or error}. Check the path and the right to read it, then try again."
-    )
+        text = f"Could not read {path or 'the TRF'}: {error.strerror or error}."
+        raise StorageError(f"{text} Check the path and the right to read it, then try again.") from error

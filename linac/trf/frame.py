@@ -33,7 +33,7 @@ def make_frame(trf: Trf) -> "pd.DataFrame":
         column.name: _values(column, trf.counts[:, index]) for index, column in enumerate(columns(trf.header.item_parts))
     }
     if trf.timestamp_ms is not None:
-        data[TIMESTAMP] = pd.to_datetime(trf.timestamp_ms, unit="ms", utc=True)
+        data[TIMESTAMP] = pd.DatetimeIndex(trf.timestamp_ms.astype("datetime64[ms]")).tz_localize("UTC")
     time = np.round(np.arange(trf.rows) * ROW_SECONDS, 2)
     return pd.DataFrame(data, index=pd.Index(time, name=TIME))
 

@@ -83,7 +83,8 @@ def encode_trf(trf: Trf) -> bytes:
 def _whole(values: Any, kind: "np.dtype[Any]") -> npt.NDArray[Any]:
     """Whole numbers as `kind`, refusing those that do not fit or are not whole: no count is changed in silence."""
     given = np.asarray(values)
-    written = given.astype(kind)
+    with np.errstate(invalid="ignore"):
+        written = given.astype(kind)
     if not np.array_equal(written, given):
         raise ValueError(f"numbers that are not whole, or do not fit {kind.itemsize * 8} bits")
     return written

@@ -1,0 +1,39 @@
+"""Loading a saved block by name, with None for one that is not there."""
+
+from typing import TypeVar, cast
+
+from prefect.blocks.core import Block
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
+from pydantic import ValidationError
+
+from linac.errors import SetupError
+
+AnyBlock = TypeVar("AnyBlock", bound=Block)
+
+
+def load(kind: type[AnyBlock], name: str) -> AnyBlock | None:
+    """The saved block of that kind and name, or None. Raises `SetupError` where what is saved does not fit the form any more."""
+    try:
+        with get_client(sync_client=True) as client:
+            client.read_block_document_by_name(name, kind.get_block_type_slug())
+    except ObjectNotFound:
+        return None
+    try:
+        return cast(AnyBlock, kind.load(name))
+    except ValidationError:
+        raise SetupError(  # without its cause: a validation error repeats the values, secrets too
+            f"The {kind.__name__} block {name!r} does not fit this version's form. Open it in Prefect's UI, complete and save it."
+        ) from None
+
+
+def load_all(kind: type[AnyBlock]) -> list[AnyBlock]:
+    """All saved blocks of a kind, in order of their names."""
+    try:
+        with get_client(sync_client=True) as client:
+            documents = client.read_block_documents_by_type(kind.get_block_type_slug(), include_secrets=False)
+    except ObjectNotFound:
+        documents = []
+    names = sorted(document.name for document in documents if document.name)
+    blocks = [load(kind, name) for name in names]
+    return [block for block in blocks if block is not None]

@@ -1,0 +1,493 @@
+"""From the journal to the archive: patient sessions as PyMedPhys's apps read them, and the latest messages for a live view.
+
+Everything here can be done again. What the archiver knows is in the journal (what came), in the archive (what is written) and
+in the ledger (what is done with); `checkpoint.json` only saves reading the whole journal again. The order at the end of a
+session is: write the file beside and rename it, read it back and compare, add the line to the ledger, move the checkpoint.
+After a crash in between, the steps before are found done. The journal is cleared only behind the checkpoint.
+
+Memory stays flat: a session is packed as its messages come, one message at a time.
+"""
+
+import hashlib
+import json
+import lzma
+import os
+import shutil
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from linac.capture import journal
+from linac.capture.journal import Position, Reader
+from linac.capture.ledger import ARCHIVED, NO_MU, SET_ASIDE, Ledger, Line, line_for, read_lines
+from linac.capture.lock import FileLock
+from linac.capture.names import address_folder, patient_folder
+from linac.capture.sessions import REMEMBERED, SILENCE_SECONDS, Ended, Kept, Session, SessionCutter, Step
+from linac.capture.spool import Spool, write_whole
+from linac.errors import AlreadyRunningError, LinacError, SetupError, StorageError
+from linac.transport.paths import Folder
+
+ASIDE = "patients/unknown_error_in_record"
+"""Where PyMedPhys puts a session that it cannot read."""
+
+RETENTION_DAYS = 7.0
+JOURNAL_LIMIT_BYTES = 50 << 30
+"""From 80 % of this on there is a warning; beyond it what is archived goes before its time. What is not archived stays."""
+
+READ_BYTES = 64 << 20
+PENDING_SESSIONS = 16
+"""So many finished sessions may wait in memory (1 to 2 MB each) for a share that is away; then reading waits, too."""
+
+LIVE_SECONDS = 2.0
+"""Messages older than this are not written to `live/` any more."""
+
+LIVE_BUDGET_SECONDS = 0.5
+"""What one call may spend on `live/`; what does not fit is left out, oldest first."""
+
+LIVE_PAUSE_SECONDS = 30.0
+"""After a failed write, `live/` is left alone for so long."""
+
+SEAL_AFTER_SECONDS = 3600.0
+_MARK_EVERY = 256
+_LATER_STAMPS = 600
+_PRESET = 1
+"""Of lzma: ten times faster than the default, which packs these messages only a quarter smaller."""
+
+
+@dataclass(frozen=True)
+class Archived:
+    """One session that was written. `path` is relative to the iCom folder and holds the patient's identity: never log it.
+
+    `outcome`: `archived` or `set_aside` (then `reason` says why). `stamp`: its file's name without `.xz`. `mu`: monitor units
+    delivered. `gaps`: how many times messages may be missing. `started`, `ended`: naive, the linac's local time.
+    """
+
+    outcome: str
+    path: str = field(repr=False)
+    stamp: str
+    messages: int
+    mu: float
+    gaps: int
+    started: datetime
+    ended: datetime
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """What is in the journal but not yet in the archive: bytes (the session going on included), sessions that wait or go on,
+    and when the oldest of them began to arrive (UTC; None without one)."""
+
+    bytes: int
+    sessions_open: int
+    oldest: datetime | None
+
+
+class _Draft:
+    """A session's file while it grows: packed at once, so that half an hour takes 1 or 2 MB and not 60."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.content = hashlib.sha256()
+        self._packer = lzma.LZMACompressor(preset=_PRESET)
+        self._parts: list[bytes] = []
+        self._finished = False
+
+    def add(self, raw: bytes) -> None:
+        self.content.update(raw)
+        part = self._packer.compress(raw)
+        if part:
+            self._parts.append(part)
+
+    def finish(self) -> bytes:
+        """The file. May be called again."""
+        if not self._finished:
+            self._parts.append(self._packer.flush())
+            self._parts, self._finished = [b"".join(self._parts)], True
+        return self._parts[0]
+
+
+class Archiver:
+    """Archives one linac's journal into `folder`, the site's iCom folder. Call `run_once` again and again.
+
+    `address` names the folder under `live/`; `live=False` leaves that out. Two archivers for one spool take turns at worst: the
+    second one's `run_once` raises `AlreadyRunningError` while the first is at work.
+    """
+
+    def __init__(
+        self,
+        spool: str | os.PathLike[str],
+        serial: str,
+        address: str,
+        folder: Folder,
+        *,
+        live: bool = True,
+        silence_seconds: float = SILENCE_SECONDS,
+        retention_days: float = RETENTION_DAYS,
+        journal_limit_bytes: int = JOURNAL_LIMIT_BYTES,
+    ) -> None:
+        self.places = Spool(Path(spool), serial)
+        self.folder, self.live = folder, live
+        self.silence_seconds, self.retention_days = silence_seconds, retention_days
+        self.journal_limit_bytes = journal_limit_bytes
+        self.warnings: list[str] = []
+        self._live_folder = f"live/{address_folder(address)}"
+        self._live_pause_until = float("-inf")
+        self._live: OrderedDict[int, tuple[bytes, int]] = OrderedDict()
+        self._ledger = Ledger(self.places.ledger)
+        self._reader: Reader | None = None
+        self._cutter = SessionCutter(silence_seconds)
+        self._handled = Position(0, 0)  # sessions that began before are done with
+        self._draft: _Draft | None = None
+        self._pending: list[_Draft] = []
+        self._done: list[Archived] = []
+        self._marks: list[Position] = []
+        self._marked = 0
+        self._runs: dict[int, str] = {}
+        self._saved: dict[str, Any] | None = None
+        self._saved_at = self._tended_at = float("-inf")
+
+    def run_once(self, seconds: float = 5.0) -> list[Archived]:
+        """Do what there is to do, reading for at most about `seconds`; returns what was newly written.
+
+        Raises `StorageError` while the share or the disk is away: the next call goes on from there, and returns also what this
+        one had written. Raises `AlreadyRunningError` while another process archives this linac.
+        """
+        self.places.make()
+        with self._alone():
+            try:
+                failed = self._work(seconds)
+            except BaseException:  # also a flow's cancel: whatever was half done is forgotten, and read again from the checkpoint
+                self._forget()
+                raise
+        if failed is not None:
+            raise failed
+        done, self._done = self._done, []
+        return done
+
+    def _work(self, seconds: float) -> LinacError | None:
+        reader = self._restore()
+        failed = self._read(reader, time.monotonic() + seconds, self._store_all(None))
+        failed = self._store_all(failed)
+        self._write_live()
+        self._save()
+        if reader.at_end:
+            self._tend()
+        return failed
+
+    def finish(self) -> list[Archived]:
+        """Archive everything, also the session that is going on, as if the patient had left. For a linac that is removed.
+
+        Raises as `run_once` does.
+        """
+        done = self.run_once(float("inf"))
+        while self._reader is not None and not self._reader.at_end:
+            done += self.run_once(float("inf"))
+        with self._alone():
+            self._take_all(self._cutter.end_session())
+            failed = self._store_all(None)
+            self._save(force=True)
+        self._done = done + self._done
+        if failed is not None:
+            raise failed
+        done, self._done = self._done, []
+        return done
+
+    def backlog(self) -> Backlog:
+        """What is not yet archived."""
+        waiting = [draft.session for draft in self._pending]
+        if self._draft is not None:
+            waiting.append(self._draft.session)
+        oldest = min((session.first_ns for session in waiting), default=None)
+        committed = self._committed() if self._reader else _read_checkpoint(self.places)[0]
+        when = None if oldest is None else datetime.fromtimestamp(oldest / 1e9, UTC)
+        return Backlog(_bytes_behind(self.places.journal, committed), len(waiting), when)
+
+    # Reading: journal -> sessions -> drafts.
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        lock = FileLock(self.places.archiver_lock)
+        if not lock.acquire(1.0):
+            raise AlreadyRunningError(
+                f"Linac {self.places.serial}: another process archives from the spool {self.places.root} right now. Leave it "
+                "to that one; if it should not run, stop its flow run or command."
+            )
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _restore(self) -> Reader:
+        """Begin where the checkpoint says, a little before it so that repeated messages are recognised."""
+        if self._reader is None:
+            self._handled, warm = _read_checkpoint(self.places)
+            self._reader = Reader(self.places.journal, warm)
+            self._marks = [warm]
+        return self._reader
+
+    def _forget(self) -> None:
+        self._reader, self._cutter, self._marked = None, SessionCutter(self.silence_seconds), 0
+        self._draft, self._pending = None, []
+
+    def _read(self, reader: Reader, deadline: float, failed: LinacError | None) -> LinacError | None:
+        """Take entries from the journal, storing sessions as they end. Returns the first failure to store."""
+        for entry in reader.read(READ_BYTES):
+            going_on = self._cutter.session
+            if going_on is not None and going_on.start < self._handled <= entry.start:
+                self._cutter.end_session()
+            self._runs[entry.end.sequence] = entry.run
+            self._take_all(self._cutter.feed(entry))
+            if self._cutter.messages - self._marked >= _MARK_EVERY:
+                self._marked = self._cutter.messages
+                self._marks.append(entry.end)
+            if self._pending and failed is None:
+                failed = self._store_all(None)
+            if len(self._pending) >= PENDING_SESSIONS or time.monotonic() > deadline:
+                return failed
+        if reader.at_end:
+            self._take_all(self._cutter.now(time.time_ns(), time.monotonic_ns()))
+        return failed
+
+    def _take_all(self, steps: list[Step]) -> None:
+        for step in steps:
+            if isinstance(step, Kept):
+                self._take(step)
+            elif isinstance(step, Ended):
+                draft, self._draft = self._draft, None
+                if draft is not None:
+                    self._pending.append(draft)
+
+    def _take(self, kept: Kept) -> None:
+        session = kept.session
+        if session is not None and session.start >= self._handled:
+            if self._draft is None:
+                self._draft = _Draft(session)
+            self._draft.add(kept.message.raw)
+        if self.live and time.time_ns() - kept.arrived_ns < LIVE_SECONDS * 1e9:
+            self._live[kept.message.counter] = (kept.message.raw, kept.arrived_ns)
+            self._live.move_to_end(kept.message.counter)
+
+    # Writing: drafts -> files.
+
+    def _store_all(self, failed: LinacError | None) -> LinacError | None:
+        """Store what waits. One that fails does not hold up the others, unless failing takes long, as when a share is away."""
+        if failed is not None:
+            return failed
+        for draft in list(self._pending):
+            began = time.monotonic()
+            try:
+                self._store(draft)
+            except LinacError as error:
+                failed = failed or error
+                if time.monotonic() - began > 2.0:
+                    break
+            else:
+                self._pending.remove(draft)
+                self._save(force=True)
+        return failed
+
+    def _store(self, draft: _Draft) -> None:
+        session = draft.session
+        if self._ledger.find(session) is not None:
+            return
+        outcome, reason = judge(session)
+        if outcome == NO_MU:
+            self._ledger.append(line_for(session, NO_MU))
+            return
+        patient = patient_folder(session.patient_id, session.patient_name)
+        where = f"{'patients' if outcome == ARCHIVED else ASIDE}/{patient}"
+        try:
+            stamp, data = self._write(where, draft)
+            if reason:
+                text = f"Session of {session.stamp}, {session.messages} messages: {reason}\n"
+                self.folder.write(f"{where}/{stamp}.reason.txt", text.encode())
+        except (StorageError, SetupError) as error:
+            # the text holds the path, and so the patient: neither it nor the error it came from may travel on
+            text = str(error).replace(patient, "(patient)")
+            which = f"Linac {self.places.serial}, session of {session.stamp}"
+            raise StorageError(f"{which}: {text} It waits in the journal.") from None
+        digest = hashlib.sha256(data).hexdigest()
+        self._ledger.append(line_for(session, outcome, stamp=stamp, sha256=digest, size=len(data), reason=reason))
+        path = f"{where}/{stamp}.xz"
+        self._done.append(
+            Archived(outcome, path, stamp, session.messages, session.mu, session.gaps, session.started, session.ended, reason)
+        )
+
+    def _write(self, where: str, draft: _Draft) -> tuple[str, bytes]:
+        """Write a session's file unless it is there: its stamp, and what the file holds.
+
+        PyMedPhys takes nothing but a time as a name, so a second session of the same second gets the next free one.
+        """
+        for later in range(_LATER_STAMPS):
+            stamp = f"{draft.session.started + timedelta(seconds=later):%Y%m%d_%H%M%S}"
+            path = f"{where}/{stamp}.xz"
+            if self.folder.find(path) is not None:
+                data = self.folder.read(path)
+                if _content(data) == draft.content.hexdigest():
+                    return stamp, data
+                continue
+            data = draft.finish()
+            self.folder.write(path, data)
+            if self.folder.read(path) != data:
+                raise StorageError(f"{self.folder.location}: a file just written reads back different. Have the storage checked.")
+            return stamp, data
+        raise StorageError(f"{self.folder.location}: {_LATER_STAMPS} other sessions stand where this one belongs.")
+
+    def _write_live(self) -> None:
+        """Best effort: the newest messages first, no longer than the budget, nothing is kept for later."""
+        waiting, self._live = self._live, OrderedDict()
+        deadline = time.monotonic() + LIVE_BUDGET_SECONDS
+        if time.monotonic() < self._live_pause_until:
+            return
+        for counter, (raw, _) in reversed(waiting.items()):
+            try:
+                self.folder.write(f"{self._live_folder}/{counter:03d}.txt", raw)
+            except (StorageError, SetupError):
+                self._live_pause_until = time.monotonic() + LIVE_PAUSE_SECONDS
+                return
+            if time.monotonic() > deadline:
+                return
+
+    # The checkpoint, and what lies behind it.
+
+    def _committed(self) -> Position:
+        """Before this, everything is archived."""
+        assert self._reader is not None  # noqa: S101 (callers see to it)
+        places = [draft.session.start for draft in self._pending]
+        if self._draft is not None:
+            places.append(self._draft.session.start)
+        return max(min(places, default=self._reader.position), self._handled)
+
+    def _warm(self, committed: Position) -> Position:
+        """Where to read again from, so that everything a new connection may repeat is known."""
+        while len(self._marks) > REMEMBERED // _MARK_EVERY + 2 and self._marks[REMEMBERED // _MARK_EVERY + 1] <= committed:
+            del self._marks[0]
+        return min(self._marks[0], committed)
+
+    def _save(self, *, force: bool = False) -> None:
+        committed = self._committed()
+        warm = self._warm(committed)
+        if committed.sequence not in self._runs:
+            self._runs[committed.sequence] = journal.run_of(self.places.journal, committed.sequence) or ""
+        facts = {"committed": committed, "run": self._runs[committed.sequence], "warm": warm}
+        if facts == self._saved or (not force and time.monotonic() - self._saved_at < 5.0):
+            return
+        try:
+            write_whole(self.places.checkpoint, json.dumps(facts).encode())
+        except OSError:
+            return  # it only saves work; the local disk's trouble shows elsewhere
+        self._saved, self._saved_at = facts, time.monotonic()
+
+    def _tend(self) -> None:
+        """Pack old segments, remove archived ones after their time, warn before the disk is full. In small bits, now and then."""
+        if time.monotonic() - self._tended_at < 60.0:
+            return
+        committed = self._committed()
+        warm = self._warm(committed)
+        known = journal.segments(self.places.journal)
+        sizes, ages = {}, {}
+        for sequence, path in known.items():
+            with suppress(OSError):
+                stat = path.stat()
+                sizes[sequence], ages[sequence] = stat.st_size, time.time() - stat.st_mtime
+        total, newest = sum(sizes.values()), max(known, default=0)
+        for sequence in sizes:
+            late = ages[sequence] > self.retention_days * 86400 or total > self.journal_limit_bytes
+            if sequence < min(warm.sequence, newest) and late:
+                with suppress(OSError):
+                    known[sequence].unlink()
+                    total -= sizes[sequence]
+        plain = [number for number in sizes if known[number].name.endswith(journal.SUFFIX) and known[number].exists()]
+        ripe = [number for number in plain if number != newest and ages[number] > SEAL_AFTER_SECONDS]
+        self._tended_at = time.monotonic()
+        self.warnings = list(self._warn(total))
+        if ripe:
+            try:
+                if journal.seal(self.places.journal, ripe[0]) and len(ripe) > 1:
+                    self._tended_at = float("-inf")
+            except StorageError as error:
+                self.warnings.append(str(error))
+
+    def _warn(self, total: int) -> Iterator[str]:
+        if total > 0.8 * self.journal_limit_bytes:
+            yield (
+                f"The journal of linac {self.places.serial} takes {total >> 20} of the {self.journal_limit_bytes >> 20} MB it "
+                "may take. If the records share is away, bring it back: the backlog then drains by itself."
+            )
+        with suppress(OSError):
+            free = shutil.disk_usage(self.places.journal).free
+            if free < 10 * journal.RESERVE_BYTES:
+                yield (
+                    f"The disk of the spool {self.places.root} has only {free >> 20} MB left. "
+                    f"Below {journal.RESERVE_BYTES >> 20} MB the recording of the linac stops. Free some space."
+                )
+
+
+def judge(session: Session) -> tuple[str, str]:
+    """What becomes of a session, and why if it is set aside: `archived`, `no_mu` or `set_aside`.
+
+    As PyMedPhys does it: what it could not read as a delivery is set aside, so that everything under `patients/` can be read.
+    """
+    if session.lacking and (session.mu or "Delivery MU" in session.lacking):
+        missing = ", ".join(f"{count} without {name}" for name, count in session.lacking.items())
+        return SET_ASIDE, f"no delivery can be made of it: {missing}. Every message is kept in the file beside this one."
+    return (ARCHIVED, "") if session.mu else (NO_MU, "")
+
+
+def sessions(spool: str | os.PathLike[str], serial: str) -> list[Line]:
+    """What was done with the sessions of a linac, oldest first, without identities. Raises `StorageError`."""
+    places = Spool(Path(spool), serial)
+    try:
+        return read_lines(places.ledger)
+    except OSError as error:
+        raise StorageError(f"The list of sessions {places.ledger} cannot be read: {error.strerror or error}.") from error
+
+
+def backlog_bytes(spool: str | os.PathLike[str], serial: str) -> int:
+    """What the journal holds that is not yet archived, in bytes, as of the archiver's last checkpoint."""
+    places = Spool(Path(spool), serial)
+    return _bytes_behind(places.journal, _read_checkpoint(places)[0])
+
+
+def _bytes_behind(folder: Path, committed: Position) -> int:
+    total = 0
+    for sequence, path in journal.segments(folder).items():
+        if sequence >= committed.sequence:
+            with suppress(OSError):
+                total += path.stat().st_size - (committed.offset if sequence == committed.sequence else 0)
+    return max(total, 0)
+
+
+def _read_checkpoint(places: Spool) -> tuple[Position, Position]:
+    """Up to where everything is archived, and where to begin reading. The beginning, if there is no checkpoint or the journal is
+    another one than it was made for."""
+    try:
+        facts = json.loads(places.checkpoint.read_bytes())
+        committed, warm = Position(*map(int, facts["committed"])), Position(*map(int, facts["warm"]))
+        run = facts["run"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return Position(0, 0), Position(0, 0)
+    if committed.sequence and journal.run_of(places.journal, committed.sequence) != run:
+        return Position(0, 0), Position(0, 0)
+    return committed, warm
+
+
+def _content(data: bytes) -> str:
+    """Hash of what is packed in a file; empty if it is no whole xz file."""
+    unpacker, content, offset = lzma.LZMADecompressor(), hashlib.sha256(), 0
+    try:
+        while not unpacker.eof:
+            if unpacker.needs_input and offset >= len(data):
+                return ""
+            block = data[offset : offset + 65536] if unpacker.needs_input else b""
+            offset += len(block)
+            content.update(unpacker.decompress(block, 1 << 20))
+    except lzma.LZMAError:
+        return ""
+    return content.hexdigest()

@@ -1,0 +1,189 @@
+"""Commands for capture without Prefect, mounted in `python -m linac.icom`: `listen` and `status`.
+
+`listen ADDRESS DIR` takes the place of `pymedphys icom listen ADDRESS DIR`: the same folders appear below DIR. It is two
+processes: the listener, which depends on nothing, and this one, which archives and may fail, hang or be killed without a message
+being lost. Ending this one ends both; the listener alone goes on only if this one is killed, and is adopted the next time.
+"""
+
+import argparse
+import signal
+import sys
+import threading
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from linac.capture import control, listener
+from linac.capture.connection import ICOM_PORT
+from linac.capture.listener import where_raised
+from linac.capture.log import Log
+from linac.capture.names import address_folder
+from linac.capture.spool import DEFAULT_SPOOL
+from linac.capture.status import Status
+from linac.errors import AlreadyRunningError, LinacError
+
+if TYPE_CHECKING:
+    from linac.capture.archive import Archiver
+
+ARCHIVE_SECONDS = 0.25
+WATCH_SECONDS = 5.0
+REPEAT_SECONDS = 600.0
+
+
+def add_commands(subparsers: Any) -> None:
+    """Add `listen` and `status` to an argparse sub-parser collection. Each sets `run`, a function of the options that returns the
+    exit code."""
+    command = subparsers.add_parser("listen", help="record a linac's iCom stream, as `pymedphys icom listen` does")
+    command.add_argument("address", help="the NSS's hospital address, for example 192.168.17.40")
+    command.add_argument("directory", help="the iCom folder, on a disk or share; live/ and patients/ appear in it")
+    _add_where(command)
+    command.add_argument("--port", type=int, default=ICOM_PORT, help="the iCom port (%(default)s)")
+    command.add_argument("--no-archive", action="store_true", help="only record into the spool; archive from there later")
+    command.set_defaults(run=listen)
+    command = subparsers.add_parser("status", help="what the listeners on this computer do")
+    _add_where(command)
+    command.set_defaults(run=show_status)
+
+
+def _add_where(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--serial", help="the linac's serial number, for example 4299")
+    command.add_argument("--spool", default=str(DEFAULT_SPOOL), help="folder on a local disk for journals (%(default)s)")
+
+
+def listen(options: argparse.Namespace) -> int:
+    """Listen and archive until told to end."""
+    serial = options.serial or address_folder(options.address).replace("%", "-")
+    if options.no_archive:
+        where = ["--serial", serial, "--address", options.address, "--port", str(options.port), "--spool", options.spool]
+        return listener.main(where)
+    from linac.capture.archive import Archiver  # here, so that a listener alone does without
+    from linac.transport.paths import LocalFolder
+
+    ending = threading.Event()
+    for name in ("SIGTERM", "SIGINT", "SIGBREAK", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda *_: ending.set())
+    log = Log()
+    try:
+        folder = LocalFolder(Path(options.directory).absolute())
+        archiving = _Archiving(Archiver(options.spool, serial, options.address, folder), log)
+        running = control.start(serial, options.address, options.port, options.spool)
+        log.line(
+            f"{'adopted the listener' if running.adopted else 'started a listener'} for linac {serial}, process {running.pid}; "
+            f"its log is {running.log}"
+        )
+        archiving.start()
+        _watch(options, serial, ending, archiving)
+        log.line("ending")
+        ended = control.stop(options.spool, serial)
+        archiving.end()
+    except LinacError as error:
+        sys.stderr.write(f"{error}\n")
+        return listener.EXIT_ALREADY if isinstance(error, AlreadyRunningError) else listener.EXIT_SETUP
+    finally:
+        log.close()
+    return listener.EXIT_STOPPED if ended else listener.EXIT_FAILED
+
+
+def _watch(options: argparse.Namespace, serial: str, ending: threading.Event, archiving: "_Archiving") -> None:
+    """See to it that the listener runs, until it is time to end. Short waits: on Windows a signal waits for them."""
+    due = time.monotonic() + WATCH_SECONDS
+    while not ending.wait(ARCHIVE_SECONDS):
+        if time.monotonic() < due:
+            continue
+        due = time.monotonic() + WATCH_SECONDS
+        try:
+            if not control.is_running(options.spool, serial):
+                archiving.say("the listener has ended; it is started again")
+                control.start(serial, options.address, options.port, options.spool)
+        except LinacError as error:
+            archiving.say(str(error))
+
+
+class _Archiving:
+    """Archives in a thread of its own: a share that hangs must not keep the command from ending."""
+
+    def __init__(self, archiver: "Archiver", log: Log) -> None:
+        self._archiver, self._log = archiver, log
+        self._ending = threading.Event()
+        self._said: dict[str, float] = {}
+        self._thread = threading.Thread(target=self._run, daemon=True, name="archive")
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def end(self, timeout: float = 10.0) -> None:
+        """Archive once more what the listener recorded at last."""
+        self._ending.set()
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            self.say("the share does not answer; what is not archived waits in the journal")
+
+    def say(self, text: str) -> None:
+        """Print a line, the same one again only after ten minutes."""
+        if time.monotonic() - self._said.get(text, float("-inf")) >= REPEAT_SECONDS:
+            self._said[text] = time.monotonic()
+            self._log.line(text)
+
+    def _run(self) -> None:
+        while not self._ending.wait(ARCHIVE_SECONDS):
+            self._once()
+        self._once()
+
+    def _once(self) -> None:
+        try:
+            for session in self._archiver.run_once():
+                self._log.line(
+                    f"{session.outcome.replace('_', ' ')}: session of {session.stamp}, {session.messages} messages, "
+                    f"{session.mu:.1f} MU, {session.gaps} gaps"
+                )
+        except LinacError as error:
+            self.say(str(error))
+        except Exception as error:  # a fault of ours: the journal keeps everything, and others can be archived
+            self.say(f"unexpected {type(error).__name__} while archiving ({where_raised(error)})")
+        for warning in self._archiver.warnings:
+            self.say(warning)
+
+
+def show_status(options: argparse.Namespace) -> int:
+    """Print what the listeners do. Exit code 0 if all run and are connected, else 1."""
+    root = Path(options.spool)
+    serials = [options.serial] if options.serial else sorted(path.parent.name for path in root.glob("*/status.json"))
+    good = bool(serials)
+    if not serials:
+        sys.stdout.write(f"no listener has run with the spool {root}\n")
+    try:
+        for serial in serials:
+            status = control.status(root, serial)
+            if status is None:
+                sys.stdout.write(f"linac {serial}: no listener has run with the spool {root}\n")
+                good = False
+                continue
+            good = good and status.running and status.connected
+            sys.stdout.write("\n".join(_lines(status)) + "\n")
+    except LinacError as error:
+        sys.stderr.write(f"{error}\n")
+        return listener.EXIT_SETUP
+    return 0 if good else 1
+
+
+def _lines(status: Status) -> list[str]:
+    def when(moment: datetime | None) -> str:
+        return f"{moment:%Y-%m-%d %H:%M:%S} UTC" if moment else "never"
+
+    doing = status.state if status.running else "not running"
+    lines = [
+        f"linac {status.serial} at {status.address} port {status.port}: {doing}",
+        f"  connected since  {when(status.connected_since) if status.connected else 'not connected'}",
+        f"  messages         {status.messages}, the last {when(status.last_message)}",
+        f"  gaps             {status.gaps} ({status.reconnects} reconnects, {status.dropped_bytes} bytes dropped)",
+        f"  journal          {status.journal_bytes / 1e6:.1f} MB, {status.backlog_bytes / 1e6:.1f} MB of it not yet archived",
+        f"  last said        {when(status.written)}",
+    ]
+    if status.running and status.age_seconds > 10:
+        lines.append(f"  ATTENTION        it has said nothing for {status.age_seconds:.0f} s: its disk or computer is stalled")
+    if status.last_error and not status.connected:
+        lines.append(f"  reason           {status.last_error}")
+    lines += [f"  ATTENTION        {finding}" for finding in status.findings]
+    return lines

@@ -1,0 +1,420 @@
+"""From the journal to patient sessions: what belongs together, what is missing, what came twice. No files, no clock.
+
+`SessionCutter` takes the journal's entries one by one and never holds more than a message; `cut` is for small journals.
+
+- A session is what comes from the first message with a patient ID to the last with the same one, as PyMedPhys cuts it. A message
+  without patient ID ends it, and so does one with another patient ID, which begins the next.
+- A lost connection, a restart of the listener, a hole in the journal do not end it: the session goes on with the patient's next
+  message, and the interruption is recorded in it. Only if nothing of that patient comes for 15 minutes (`SILENCE_SECONDS`) it has
+  ended with its last message.
+- After a connection is made the linac may send messages again. Those that are known (the last 4096 are remembered) are dropped.
+- A message is complete when the next one begins, after a second without a byte, or when the stream of bytes ends. What then
+  looks like the message before it without its last items was cut short, and is counted as skipped.
+- A counter that jumps, a message that comes twice with other data, a clock that goes back are recorded with what stood before and
+  after. They end nothing.
+- Bytes that belong to no message are counted. They stay in the journal.
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from linac.capture.journal import Damage, Entry, Kind, Position, Record
+from linac.icom import BY_NAME, NO_VALUE, Message, MessageStream
+
+SILENCE_SECONDS = 900.0
+SETTLE_SECONDS = 1.0
+"""After so long without a byte the last message is taken as complete."""
+
+REMEMBERED = 4096
+"""Messages that can be recognised when they come again: 17 minutes at 4 a second."""
+
+MOST_EVENTS = 500
+"""Events that a session keeps; more are only counted."""
+
+INTERRUPTIONS = {
+    "restart": "the listener was restarted",
+    "reconnect": "the connection was lost",
+    "dropped": "the disk was too slow",
+    "damaged": "the journal is damaged",
+}
+"""Kinds of events after which the record goes on with a new stream of bytes, the most telling first."""
+
+NO_VALUE_MU = "Delivery MU (the linac says: no value)"
+
+GAPS = {*INTERRUPTIONS, "counter_jump"}
+"""Kinds of events after which messages may be missing."""
+
+
+class Edge(NamedTuple):
+    """The message on one side of an event: when it arrived (ns since 1970, UTC), and the linac's time and counter in it."""
+
+    arrived_ns: int
+    timestamp: datetime
+    counter: int
+
+
+@dataclass
+class Event:
+    """Something out of the ordinary, with the messages before and after (None where there is none).
+
+    `kind`: one of `GAPS`; `repeat_with_other_data`, `clock_back`, `repeats` (dropped, `count` of them), `skipped` (`count`
+    bytes), `late` (an old message that was not known before: kept), `replaced` (a message came again with more items: kept).
+    `missing`: how many messages are missing by the counter, which is modulo 256.
+    """
+
+    kind: str
+    before: Edge | None = None
+    after: Edge | None = None
+    count: int = 1
+    missing: int | None = None
+    reason: str = ""
+
+
+@dataclass
+class Session:
+    """One patient's session, without the messages. The repr shows nothing of the patient.
+
+    `started`, `ended`: the linac's local time in the first and last message; `first_ns`, `last_ns`: when these arrived; `start`:
+    journal position of what completed the first message, `end`: behind what completed the last; `runs`: the listener's runs it
+    lies in; `mu`: monitor units delivered, the sum of the positive steps; `lacking`: for each thing that a control point
+    needs, how many messages are without it; `gaps`: how many of its events are gaps; `events`: the first 500;
+    `last_message`: hash of the last message.
+    """
+
+    patient_id: str = field(repr=False)
+    start: Position
+    end: Position
+    started: datetime
+    ended: datetime
+    first_ns: int
+    last_ns: int
+    patient_name: str | None = field(default=None, repr=False)
+    runs: list[str] = field(default_factory=list)
+    messages: int = 0
+    mu: float = 0.0
+    machine_ids: list[str] = field(default_factory=list)
+    lacking: dict[str, int] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
+    gaps: int = 0
+    last_message: str = ""
+    _meterset: float | None = field(default=None, repr=False)
+
+    @property
+    def stamp(self) -> str:
+        """When it started, as the archive's files are named: `YYYYMMDD_HHMMSS`, the linac's local time."""
+        return f"{self.started:%Y%m%d_%H%M%S}"
+
+    def add(self, message: Message, arrived_ns: int, end: Position, run: str) -> None:
+        """Count one more message."""
+        self.messages += 1
+        self.ended, self.last_ns, self.end = message.timestamp, arrived_ns, end
+        self.last_message = _hash(message).hex()
+        if run not in self.runs:
+            self.runs.append(run)
+        self.patient_name = self.patient_name or message.text("Patient Name")
+        machine = message.text("Machine ID")
+        if machine and machine not in self.machine_ids:
+            self.machine_ids.append(machine)
+        for name in lacking(message):
+            self.lacking[name] = self.lacking.get(name, 0) + 1
+        meterset = message.number("Delivery MU")
+        if meterset is not None:
+            if self._meterset is not None and meterset > self._meterset:
+                self.mu += meterset - self._meterset
+            self._meterset = meterset
+
+    def note(self, event: Event) -> None:
+        """Record an event; repeats and skipped bytes are counted in one. However bad a stream is, memory stays bounded."""
+        if event.kind in ("repeats", "skipped"):
+            for known in self.events:
+                if known.kind == event.kind:
+                    known.count += event.count
+                    known.after = event.after
+                    return
+        self.gaps += event.kind in GAPS
+        if len(self.events) < MOST_EVENTS:
+            self.events.append(event)
+
+
+def _hash(message: Message) -> bytes:
+    return hashlib.blake2b(message.raw, digest_size=8).digest()
+
+
+def lacking(message: Message) -> list[str]:
+    """What a control point needs and the message does not have. PyMedPhys cannot read a session with such a message."""
+    names = []
+    if message.number("Delivery MU") is None:
+        names.append(NO_VALUE_MU if _says_no_value(message, "Delivery MU") else "Delivery MU")
+    if message.leaves_cm is None:
+        names.append("160 leaf positions (MLCX)")
+    if message.jaws_cm.y is None:
+        names.append("2 jaw positions (ASYMY)")
+    return names
+
+
+def _says_no_value(message: Message, name: str) -> bool:
+    """Whether the item is there and says "no value", which is a clear answer; absent or garbled is none."""
+    row = BY_NAME[name]
+    found = [item.text.strip(" \x00") for item in message.items if (item.group, item.element) == (row.group, row.element)]
+    return bool(found) and all(text == str(NO_VALUE) for text in found)
+
+
+class Kept(NamedTuple):
+    """A message, once; `session` is None between patients."""
+
+    message: Message
+    session: Session | None
+    arrived_ns: int
+
+
+class Ended(NamedTuple):
+    """A session is complete."""
+
+    session: Session
+
+
+Step = Kept | Ended
+
+
+class SessionCutter:
+    """Feed it the journal's entries in order; it returns messages and ended sessions in order.
+
+    `session` is the one that is going on. `messages` counts those kept, `repeats` those dropped, `skipped_bytes` what belonged
+    to no message.
+    """
+
+    def __init__(self, silence_seconds: float = SILENCE_SECONDS) -> None:
+        self.silence_seconds = silence_seconds
+        self.session: Session | None = None
+        self.messages = self.repeats = self.skipped_bytes = 0
+        self._stream = MessageStream()
+        self._counted = (0, 0)
+        self._last: Message | None = None
+        self._last_edge: Edge | None = None
+        self._latest: datetime | None = None
+        self._seen: OrderedDict[bytes, None] = OrderedDict()
+        self._catching_up = False
+        self._interruption: Event | None = None
+        self._arrival: Record | None = None  # the last data
+        self._arrival_run = ""
+        self._settled = True
+        self._doubtful: Message | None = None  # looked cut short when time passed; what comes next decides
+        self._end = Position(0, 0)
+
+    def feed(self, entry: Entry) -> list[Step]:
+        """Take the journal's next entry."""
+        what = entry.what
+        if isinstance(what, Damage):
+            self._end = entry.end
+            return self._interrupt("damaged", what.reason, entry, catch_up=False)
+        steps = self._pass_time(self._elapsed(what.wall_ns, what.mono_ns, same_run=entry.run == self._arrival_run))
+        self._end = entry.end
+        match what.kind:
+            case Kind.DATA:
+                self._arrival, self._arrival_run, self._settled = what, entry.run, False
+                steps += self._take(self._stream.feed(what.payload), entry)
+            case Kind.STARTED:
+                steps += self._interrupt("restart", "", entry)
+            case Kind.DISCONNECTED:
+                steps += self._interrupt("reconnect", str(what.facts().get("reason", "")), entry)
+            case Kind.CONNECTED:
+                self._catching_up = True
+            case Kind.DROPPED:
+                steps += self._interrupt("dropped", f"{what.facts().get('bytes', 0)} bytes", entry, catch_up=False)
+            case _:
+                pass
+        return steps
+
+    def now(self, wall_ns: int, mono_ns: int) -> list[Step]:
+        """Time has passed, by the clocks of the computer that wrote the journal, and there are no further entries."""
+        return self._pass_time(self._elapsed(wall_ns, mono_ns, same_run=True))
+
+    def end_session(self) -> list[Step]:
+        """End the session that is going on, if there is one."""
+        session, self.session = self.session, None
+        if session is not None and self._interruption is not None:
+            session.note(replace(self._interruption))
+        return [Ended(session)] if session else []
+
+    def _elapsed(self, wall_ns: int, mono_ns: int, *, same_run: bool) -> float:
+        """Seconds since the last data. A wall clock can be set, a monotonic one starts anew with the computer: of two that
+        can be right the shorter."""
+        if self._arrival is None:
+            return 0.0
+        wall, mono = wall_ns - self._arrival.wall_ns, mono_ns - self._arrival.mono_ns
+        if same_run and mono >= 0:
+            return min(wall, mono) / 1e9 if wall >= 0 else mono / 1e9
+        return max(wall, 0) / 1e9
+
+    def _pass_time(self, elapsed: float) -> list[Step]:
+        steps: list[Step] = []
+        if elapsed >= SETTLE_SECONDS and not self._settled and self._arrival is not None:
+            self._settled = True
+            for message in self._stream.flush():
+                if self._cut_short(message):
+                    self._doubtful = message
+                else:
+                    steps += self._message(message, self._arrival.wall_ns, self._end, self._end, self._arrival_run)
+        if self.session is not None and elapsed >= self.silence_seconds:
+            steps += self.end_session()
+        return steps
+
+    def _take(self, found: list[Message], entry: Entry) -> list[Step]:
+        """Messages that the stream gave out, and what it had to skip for them."""
+        if found and self._doubtful is not None:
+            if not found[0].replaces:
+                found.insert(0, self._doubtful)
+            self._doubtful = None
+        arrived = self._arrival.wall_ns if self._arrival else 0
+        before = self._last_edge
+        steps: list[Step] = []
+        for message in found:
+            steps += self._message(message, arrived, entry.start, entry.end, self._arrival_run)
+        self._count_skipped(before)
+        return steps
+
+    def _count_skipped(self, before: Edge | None) -> None:
+        counted = self._counted
+        self._counted = (self._stream.skipped_bytes, self._stream.broken_messages)
+        skipped = self._counted[0] - counted[0]
+        if skipped:
+            self.skipped_bytes += skipped
+            self._note(Event("skipped", before, self._last_edge, skipped))
+
+    def _note(self, event: Event) -> None:
+        if self.session is not None:
+            self.session.note(event)
+
+    def _interrupt(self, kind: str, reason: str, entry: Entry, *, catch_up: bool = True) -> list[Step]:
+        """The bytes do not go on: finish the stream, begin another, remember the edge."""
+        before = self._last_edge
+        found = self._stream.close()
+        if not found and self._doubtful is not None:
+            found, self._doubtful = [self._doubtful], None
+        fragment = found.pop() if found and self._cut_short(found[-1]) else None
+        steps = self._take(found, entry)
+        if fragment is not None:
+            self.skipped_bytes += len(fragment.raw)
+            self._note(Event("skipped", before, None, len(fragment.raw)))
+        self._doubtful = None
+        self._stream, self._counted, self._settled = MessageStream(), (0, 0), True
+        self._catching_up = self._catching_up or catch_up
+        if self._last_edge is not None:
+            known = self._interruption
+            if known is None:
+                self._interruption = Event(kind, self._last_edge, reason=reason)
+            else:
+                order = list(INTERRUPTIONS)
+                known.kind = min(known.kind, kind, key=order.index)
+                known.reason = known.reason or reason
+        return steps
+
+    def _cut_short(self, message: Message) -> bool:
+        """Whether a message whose end nothing shows has lost its end: its tags are only the first of those before it."""
+        if self._last is None or len(message.raw) >= len(self._last.raw):
+            return False
+        tags, known = ([item[:4] for item in each.items] for each in (message, self._last))
+        return len(tags) < len(known) and tags == known[: len(tags)]
+
+    def _message(self, message: Message, arrived_ns: int, start: Position, end: Position, run: str) -> list[Step]:
+        edge = Edge(arrived_ns, message.timestamp, message.counter)
+        if self._is_repeat(message):
+            self.repeats += 1
+            self._note(Event("repeats", self._last_edge, edge))
+            return []
+        events = self._compare(message, edge)
+        self._last, self._last_edge = message, edge
+        self._latest = max(self._latest or message.timestamp, message.timestamp)
+        for event in events:
+            self._note(event)
+        steps: list[Step] = []
+        patient = message.text("Patient ID")
+        session = self.session
+        if session is not None and patient != session.patient_id:
+            steps += self.end_session()
+            session = None
+        if patient and session is None:
+            session = self.session = Session(patient, start, end, message.timestamp, message.timestamp, arrived_ns, arrived_ns)
+            for event in events:
+                if event.kind in GAPS:
+                    session.note(event)
+        if session is not None:
+            session.add(message, arrived_ns, end, run)
+        self.messages += 1
+        return [*steps, Kept(message, session, arrived_ns)]
+
+    def _is_repeat(self, message: Message) -> bool:
+        """Whether the same bytes came before: just now, or ever since we remember if a new connection catches up."""
+        key = _hash(message)
+        if self._last is not None and message.raw == self._last.raw:
+            return True
+        known = key in self._seen
+        if self._catching_up:
+            if known:
+                return True
+            if self._latest is None or message.timestamp >= self._latest:
+                self._catching_up = False
+        if not known:
+            self._seen[key] = None
+            if len(self._seen) > REMEMBERED:
+                self._seen.popitem(last=False)
+        return False
+
+    def _compare(self, message: Message, edge: Edge) -> list[Event]:
+        """What is out of the ordinary between the last message and this one."""
+        before, events = self._last_edge, []
+        if before is None:
+            return []
+        missing = (message.counter - before.counter - 1) % 256
+        interruption, self._interruption = self._interruption, None
+        late = self._catching_up and message.timestamp < before.timestamp
+        if interruption is not None:
+            interruption.after, interruption.missing = edge, None if late else missing
+            interruption.reason = interruption.reason or INTERRUPTIONS[interruption.kind]
+            events.append(interruption)
+        elif message.replaces:
+            events.append(Event("replaced", before, edge))
+        elif message.counter == before.counter:
+            events.append(Event("repeat_with_other_data", before, edge))
+        elif missing and not late:
+            events.append(Event("counter_jump", before, edge, missing=missing))
+        if late:
+            events.append(Event("late", before, edge))
+        elif message.timestamp < before.timestamp:
+            events.append(Event("clock_back", before, edge))
+        return events
+
+
+def cut(entries: Iterable[Entry], silence_seconds: float = SILENCE_SECONDS) -> list[tuple[Session, list[Message]]]:
+    """The sessions in a journal, with their messages; one that has not ended comes last. For looking at small journals."""
+    cutter = SessionCutter(silence_seconds)
+    messages: dict[int, list[Message]] = {}
+    sessions: list[Session] = []
+    for entry in entries:
+        for step in cutter.feed(entry):
+            if isinstance(step, Kept) and step.session is not None:
+                if id(step.session) not in messages:
+                    messages[id(step.session)] = []
+                    sessions.append(step.session)
+                messages[id(step.session)].append(step.message)
+    return [(session, messages[id(session)]) for session in sessions]
+
+
+def facts_of(event: Event) -> dict[str, Any]:
+    """An event as plain values for a JSON file. Nothing of a patient in it."""
+    return {
+        "kind": event.kind,
+        "count": event.count,
+        "missing": event.missing,
+        "reason": event.reason,
+        "before": _facts_of_edge(event.before),
+        "after": _facts_of_edge(event.after),
+    }
+
+
+def _facts_of_edge(edge: Edge | None) -> dict[str, Any] | None:
+    return edge and {"arrived_ns": edge.arrived_ns, "timestamp": edge.timestamp.isoformat(), "counter": edge.counter}

@@ -1,0 +1,86 @@
+"""The index proper: a row per delivery, and the Parquet files of them."""
+
+import dataclasses
+import io
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from linac.errors import DamagedError
+from linac.index.schema import DELIVERIES_SCHEMA, RENAMED, check, upgrade
+from linac.trf.metrics import summarise
+from linac.trf.reader import Trf
+
+Row = dict[str, Any]
+"""One delivery, by column."""
+
+
+def make_row(trf: Trf, sha256: str, *, linac: str, name: str, source: str, size: int, indexed: datetime) -> Row:
+    """The row of one log; where its files lie is filled in when they are written. `indexed` is aware."""
+    header = trf.header
+    row: Row = dict.fromkeys(DELIVERIES_SCHEMA.names)
+    found = summarise(trf)
+    row.update({RENAMED.get(field.name, field.name): getattr(found, field.name) for field in dataclasses.fields(found)})
+    row.update(
+        sha256=sha256,
+        linac=linac,
+        start_local=header.local_start.replace(tzinfo=None),
+        field=header.field,
+        utc_offset_minutes=round(header.utc_offset.total_seconds() / 60),
+        item_parts=len(header.item_parts),
+        header_encoding=header.encoding,
+        size_bytes=size,
+        original_name=_text(name),
+        backup=_text(source),
+        indexed_utc=indexed,
+    )
+    return row
+
+
+def _text(text: str) -> str:
+    """Text that can be written as UTF-8: names from a zip or a disk may hold bytes that are none."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def to_table(rows: list[Row]) -> Any:
+    """Rows as an Arrow table."""
+    return pa.Table.from_pylist(rows, schema=DELIVERIES_SCHEMA)
+
+
+def merge(old: Any | None, new: Any) -> Any:
+    """Old and new rows in one table, by start, each delivery once: the old row stays."""
+    if old is None:
+        table = new
+    else:
+        known = set(old.column("sha256").to_pylist())
+        fresh = [sha256 not in known for sha256 in new.column("sha256").to_pylist()]
+        table = pa.concat_tables([old, new.filter(pa.array(fresh, pa.bool_()))], promote_options="default")
+    table = table.sort_by([("start_utc", "ascending"), ("sha256", "ascending")])
+    return table.replace_schema_metadata(DELIVERIES_SCHEMA.metadata)
+
+
+def encode(table: Any) -> bytes:
+    """A deliveries file."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", compression_level=3, row_group_size=max(1, table.num_rows))
+    return sink.getvalue()
+
+
+def decode(data: bytes, name: str, columns: list[str] | None = None) -> Any:
+    """A deliveries file as this version of the schema has it; with `columns`, those of them that the file has.
+
+    Raises `DamagedError` for what is no such file, `SetupError` for one of newer software.
+    """
+    try:
+        file = pq.ParquetFile(io.BytesIO(data))
+        version = check(file.schema_arrow, "deliveries", name)
+        if columns is None:
+            return upgrade(file.read(use_threads=False), "deliveries", version, name)
+        return file.read(columns=columns, use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise DamagedError(
+            f"{name} cannot be read as a deliveries file ({type(error).__name__}: {str(error)[:200]}). Restore it from a backup, or "
+            "move it away and add the raw logs of that month again."
+        ) from error

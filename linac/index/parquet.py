@@ -1,0 +1,451 @@
+"""Row groups of a Parquet file, written straight from whole numbers: smaller and faster than from a table of floats.
+
+Why not `pyarrow.parquet` alone? A TRF holds whole counts, tenths of a millimetre; users get physical values. pyarrow's writer
+would hash two million floats per log to find that they are a few hundred distinct ones. From the counts the dictionary is a
+look-up table, and it can do two things that no option of pyarrow asks for: sort the dictionary, and give its indices whole
+bytes (Parquet allows any width that is wide enough), so that the compressor sees the machine's own numbers. Measured on the
+samples this is about three times faster and an eighth smaller. It writes a small and old part of the format: data pages of
+version 1, dictionary (`RLE_DICTIONARY`) and `DELTA_BINARY_PACKED` pages, zstd, checksums.
+
+The footer's schema is pyarrow's own, and reading is left to pyarrow. The format: https://github.com/apache/parquet-format
+(`parquet.thrift`, `Encodings.md`), its footer in Thrift's compact protocol.
+"""
+
+import functools
+import io
+import struct
+import zlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+MAGIC = b"PAR1"
+ZSTD_LEVEL = 3
+PAGE_ROWS = 1 << 15
+"""Rows of a data page, at most: 22 minutes of a log."""
+SMALL_PAGE = 64
+"""A column of one value, of fewer bytes than this, is not worth a compressor's time: it is stored as it is."""
+
+INT32, INT64, FLOAT, BYTE_ARRAY = 1, 2, 4, 6
+PLAIN, RLE, DELTA_BINARY_PACKED, RLE_DICTIONARY, BYTE_STREAM_SPLIT = 0, 3, 5, 8, 9
+UNCOMPRESSED, ZSTD = 0, 6
+DATA_PAGE, DICTIONARY_PAGE = 0, 2
+
+
+# Thrift's compact protocol, as far as a footer needs it. A struct is a dict of field number to (type, value).
+
+_TRUE, _FALSE, _I32, _I64, _BINARY, _LIST, _STRUCT = 1, 2, 5, 6, 8, 9, 12
+_RAW = -1  # elements that are encoded already
+
+Struct = dict[int, tuple[int, Any]]
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number >= 0x80:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def _zigzag(number: int) -> bytes:
+    return _varint((number << 1) ^ (number >> 63))
+
+
+def _write(kind: int, value: Any) -> bytes:
+    if kind == _RAW:
+        return bytes(value)
+    if kind in (_I32, _I64):
+        return _zigzag(value)
+    if kind == _BINARY:
+        return _varint(len(value)) + bytes(value)
+    if kind == _STRUCT:
+        return write_struct(value)
+    element, values = value
+    of = _STRUCT if element == _RAW else element
+    head = bytes([len(values) << 4 | of]) if len(values) < 15 else bytes([0xF0 | of]) + _varint(len(values))
+    return head + b"".join(_write(element, item) for item in values)
+
+
+def write_struct(fields: Struct) -> bytes:
+    """A struct, its fields in ascending order."""
+    out, last = bytearray(), 0
+    for number, (kind, value) in sorted(fields.items()):
+        out += bytes([number - last << 4 | kind])  # no footer skips 15 numbers
+        if kind not in (_TRUE, _FALSE):
+            out += _write(kind, value)
+        last = number
+    return bytes(out + b"\0")
+
+
+def read_struct(data: bytes, at: int = 0) -> tuple[Struct, int]:
+    """A struct, and where it ends."""
+    fields: Struct = {}
+    number = 0
+    while data[at]:
+        kind, step = data[at] & 15, data[at] >> 4
+        at += 1
+        if not step:
+            raise ValueError("a field number in the long form, which no footer needs")
+        number += step
+        value, at = (None, at) if kind in (_TRUE, _FALSE) else _read(data, at, kind)
+        fields[number] = kind, value
+    return fields, at + 1
+
+
+def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+    number = shift = 0
+    while True:
+        number |= (data[at] & 0x7F) << shift
+        shift += 7
+        at += 1
+        if data[at - 1] < 0x80:
+            return number, at
+
+
+def _read(data: bytes, at: int, kind: int) -> tuple[Any, int]:
+    if kind == _STRUCT:
+        return read_struct(data, at)
+    if kind == _LIST:
+        element, count = data[at] & 15, data[at] >> 4
+        at += 1
+        if count == 15:
+            count, at = _read_varint(data, at)
+        values = []
+        for _ in range(count):
+            value, at = _read(data, at, element)
+            values.append(value)
+        return (element, values), at
+    number, at = _read_varint(data, at)
+    if kind == _BINARY:
+        return data[at : at + number], at + number
+    if kind in (3, 4, _I32, _I64):
+        return (number >> 1) ^ -(number & 1), at
+    raise ValueError(f"Thrift type {kind}, which no footer needs")
+
+
+# Values
+
+
+class Values(NamedTuple):
+    """One column of one delivery.
+
+    `width` is 1, or the number of values per row of a list column; 0 says that the whole column is null. `present` tells which
+    of the rows x width values are not null (None: all are). Of those that are, in order: `indices` into `dictionary` (`entries`
+    values, encoded PLAIN; None if there is but one), or `whole` numbers, to be stored as differences, or `floats`. `bounds` are
+    the least and the greatest value, encoded PLAIN, for the statistics.
+    """
+
+    width: int = 1
+    present: npt.NDArray[np.bool_] | None = None
+    indices: npt.NDArray[Any] | None = None
+    dictionary: bytes = b""
+    entries: int = 0
+    whole: npt.NDArray[np.int64] | None = None
+    floats: npt.NDArray[np.float32] | None = None
+    bounds: tuple[bytes, bytes] | None = None
+
+
+NULL = Values(width=0)
+
+
+def distinct(counts: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
+    """The distinct counts, ascending, and for each count its place among them; None where there is but one.
+
+    Of 16-bit counts by table, without sorting. There must be at least one.
+    """
+    flat = counts.reshape(-1)
+    low, high = int(flat.min()), int(flat.max())
+    if low == high:
+        return flat[:1], None
+    if flat.dtype != np.int16:
+        found, places = np.unique(flat, return_inverse=True)
+        return found, places.astype(_index_type(len(found)))
+    unsigned = flat.view(np.uint16)
+    seen = np.zeros(1 << 16, np.bool_)
+    seen[unsigned] = True
+    found = np.arange(low, high + 1, dtype=np.int32).astype(np.int16)
+    found = found[seen[found.view(np.uint16)]]
+    table = np.zeros(1 << 16, _index_type(len(found)))
+    table[found.view(np.uint16)] = np.arange(len(found), dtype=table.dtype)
+    return found, table.take(unsigned)
+
+
+def _index_type(entries: int) -> Any:
+    return np.uint8 if entries <= 1 << 8 else np.uint16 if entries <= 1 << 16 else np.uint32
+
+
+# Pages
+
+
+def _bit_packed(values: npt.NDArray[Any]) -> bytes:
+    """Numbers of whole bytes in the RLE / bit-packing hybrid, as they are: their width, then one run of groups of 8."""
+    size = values.dtype.itemsize
+    groups = -(-len(values) // 8)
+    little = values.astype(f"<u{size}", copy=False)
+    return bytes([8 * size]) + _varint(groups << 1 | 1) + little.tobytes() + bytes((groups * 8 - len(values)) * size)
+
+
+def _indices(values: npt.NDArray[Any]) -> bytes:
+    """Dictionary indices: as runs where they mostly repeat, such as the linac's state, else as they are."""
+    changes = np.flatnonzero(values[1:] != values[:-1]) + 1
+    if len(changes) * 16 > len(values):
+        return _bit_packed(values)
+    size = values.dtype.itemsize
+    starts = [0, *changes.tolist()]
+    runs = zip(starts, [*starts[1:], len(values)], strict=True)
+    return bytes([8 * size]) + b"".join(
+        _varint((end - start) << 1) + int(values[start]).to_bytes(size, "little") for start, end in runs
+    )
+
+
+def _level_run(level: int, count: int) -> bytes:
+    run = _varint(count << 1) + bytes([level])
+    return struct.pack("<I", len(run)) + run
+
+
+def _level_bits(bits: npt.NDArray[Any], count: int) -> bytes:
+    packed = np.packbits(bits, bitorder="little").tobytes()
+    groups = -(-count // 8)
+    per_group = max(1, bits.size // max(1, count))  # bytes of a group of 8 levels is the width of a level in bits
+    run = _varint(groups << 1 | 1) + packed + bytes(groups * per_group - len(packed))
+    return struct.pack("<I", len(run)) + run
+
+
+def _repetition(rows: int, width: int) -> bytes:
+    """0 where a row begins, 1 within it."""
+    bits = np.ones((rows, width), np.bool_)
+    bits[:, 0] = False
+    return _level_bits(bits, rows * width)
+
+
+def _definition(present: npt.NDArray[np.bool_] | None, count: int, deepest: int) -> bytes:
+    """`deepest` where there is a value, one less where there is none."""
+    if present is None or present.all():
+        return _level_run(deepest, count)
+    if not present.any():
+        return _level_run(deepest - 1, count)
+    levels = np.where(present, deepest, deepest - 1)
+    return _level_bits(levels[:, None] >> np.arange(deepest.bit_length()) & 1, count)
+
+
+def _deltas(values: npt.NDArray[np.int64]) -> bytes:
+    """DELTA_BINARY_PACKED: blocks of 128 differences, in 4 miniblocks of 32, each packed in as many bits as it needs."""
+    out = bytearray(_varint(128) + _varint(4) + _varint(len(values)) + _zigzag(int(values[0]) if len(values) else 0))
+    differences = np.diff(values)
+    for start in range(0, len(differences), 128):
+        block = differences[start : start + 128]
+        least = int(block.min())
+        padded = np.zeros(128, np.uint64)
+        padded[: len(block)] = (block - least).view(np.uint64)
+        minis = padded.reshape(4, 32)
+        widths = [int(mini.max()).bit_length() for mini in minis]
+        out += _zigzag(least) + bytes(widths)
+        for index, (mini, width) in enumerate(zip(minis, widths, strict=True)):
+            if index * 32 < len(block) and width:
+                bits = (mini[:, None] >> np.arange(width, dtype=np.uint64) & np.uint64(1)).astype(np.bool_)
+                out += np.packbits(bits, bitorder="little").tobytes()
+    return bytes(out)
+
+
+class Leaf(NamedTuple):
+    """A column of the file's schema: its path, its physical type, and how deep its values are nested."""
+
+    path: str
+    type: int
+    definition: int
+    repetition: int
+
+
+class Chunk(NamedTuple):
+    """A column chunk as written: where its pages begin in the body, and what the footer says of it."""
+
+    leaf: Leaf
+    codec: int
+    encoding: int
+    values: int
+    uncompressed: int
+    compressed: int
+    data_at: int
+    dictionary_at: int | None
+    statistics: Struct | None
+
+    @property
+    def first(self) -> int:
+        """Where its first page begins."""
+        return self.data_at if self.dictionary_at is None else self.dictionary_at
+
+    def moved(self, by: int) -> "Chunk":
+        """The same chunk, so many bytes further on."""
+        dictionary_at = self.dictionary_at + by if self.dictionary_at is not None else None
+        return self._replace(data_at=self.data_at + by, dictionary_at=dictionary_at)
+
+
+@functools.cache
+def _codec() -> Any:
+    return pa.Codec("zstd", compression_level=ZSTD_LEVEL)
+
+
+def _i32s(*numbers: int) -> bytes:
+    """Fields of a struct that follow each other, all int32."""
+    return b"".join(b"\x15" + _zigzag(number) for number in numbers)
+
+
+def _page(out: bytearray, kind: int, data: bytes, codec: int, specific: bytes) -> int:
+    """Append a page, and say how large it is uncompressed, its header included. `specific` is the end of its header."""
+    packed = _codec().compress(data, asbytes=True) if codec == ZSTD else data
+    crc = zlib.crc32(packed)
+    head = _i32s(kind, len(data), len(packed), crc - (1 << 32) if crc >> 31 else crc) + specific
+    out += head
+    out += packed
+    return len(head) + len(data)
+
+
+def write_chunk(out: bytearray, leaf: Leaf, rows: int, values: Values) -> Chunk:
+    """Append one column of one delivery to the body `out`."""
+    begin = len(out)
+    width = values.width
+    constant = values.entries == 1 and values.present is None and len(values.dictionary) < SMALL_PAGE and not leaf.repetition
+    codec = UNCOMPRESSED if width == 0 or constant else ZSTD
+    stored, encoding = values.indices, RLE_DICTIONARY if values.entries else PLAIN
+    if values.whole is not None:
+        stored, encoding = values.whole, DELTA_BINARY_PACKED
+    elif values.floats is not None:
+        stored, encoding = values.floats, BYTE_STREAM_SPLIT
+    uncompressed = 0
+    if values.entries:
+        # Field 7 of a page's header: the dictionary's entries, PLAIN.
+        specific = b"\x3c" + _i32s(values.entries, PLAIN) + b"\0\0"
+        uncompressed += _page(out, DICTIONARY_PAGE, values.dictionary, codec, specific)
+    data_at = len(out)
+    done = 0
+    for start in range(0, rows, PAGE_ROWS):
+        page_rows = min(PAGE_ROWS, rows - start)
+        count = page_rows * max(1, width)
+        if width == 0:
+            data = (_level_run(0, count) if leaf.repetition else b"") + _level_run(0, count)
+        else:
+            present = values.present[start * width : start * width + count] if values.present is not None else None
+            here = count if present is None else int(np.count_nonzero(present))
+            data = (_repetition(page_rows, width) if leaf.repetition else b"") + _definition(present, count, leaf.definition)
+            part = stored[done : done + here] if stored is not None else None
+            data += _encoded(encoding, part, here, width)
+            done += here
+        # Field 5 of a page's header: values, their encoding, and that of the levels.
+        specific = b"\x1c" + _i32s(count, encoding, RLE, RLE) + b"\0\0"
+        uncompressed += _page(out, DATA_PAGE, data, codec, specific)
+    return Chunk(
+        leaf,
+        codec,
+        encoding,
+        rows * max(1, width),
+        uncompressed,
+        len(out) - begin,
+        data_at,
+        begin if values.entries else None,
+        _statistics(values),
+    )
+
+
+def _encoded(encoding: int, part: Any, count: int, width: int) -> bytes:
+    """The values of one page."""
+    if encoding == DELTA_BINARY_PACKED:
+        return _deltas(part)
+    if encoding == BYTE_STREAM_SPLIT:
+        return np.ascontiguousarray(part.astype("<f4").view(np.uint8).reshape(-1, 4).T).tobytes()
+    if encoding == RLE_DICTIONARY and part is None:
+        return b"\x01" + _varint(count << 1) + b"\0"
+    if encoding == RLE_DICTIONARY:
+        return _indices(part) if width == 1 else _bit_packed(part)
+    return b""
+
+
+def _statistics(values: Values) -> Struct | None:
+    if values.bounds is None:
+        return None
+    nulls = int(len(values.present) - np.count_nonzero(values.present)) if values.present is not None else 0
+    low, high = values.bounds
+    return {3: (_I64, nulls), 5: (_BINARY, high), 6: (_BINARY, low)}
+
+
+class Group(NamedTuple):
+    """A row group as written."""
+
+    rows: int
+    chunks: list[Chunk]
+
+
+@functools.lru_cache(maxsize=1024)
+def _known_of(leaf: Leaf, codec: int, encoding: int, has_dictionary: bool) -> bytes:
+    """The fields of a column chunk that are the same in every row group: type, encodings, path, codec."""
+    encodings = sorted({RLE, encoding, *([PLAIN] if has_dictionary else [])})
+    path = [part.encode() for part in leaf.path.split(".")]
+    return write_struct({1: (_I32, leaf.type), 2: (_LIST, (_I32, encodings)), 3: (_LIST, (_BINARY, path)), 4: (_I32, codec)})[:-1]
+
+
+def _group(group: Group, base: int) -> bytes:
+    """A row group for the footer; `base` is where the body begins in the file."""
+    columns = []
+    for chunk in group.chunks:
+        known = _known_of(chunk.leaf, chunk.codec, chunk.encoding, chunk.dictionary_at is not None)
+        meta = known + b"".join(b"\x16" + _zigzag(n) for n in (chunk.values, chunk.uncompressed, chunk.compressed))  # 5, 6, 7
+        meta += b"\x26" + _zigzag(base + chunk.data_at)  # 9
+        if chunk.dictionary_at is not None:
+            meta += b"\x26" + _zigzag(base + chunk.dictionary_at)  # 11
+        if chunk.statistics is not None:
+            meta += bytes([(1 if chunk.dictionary_at is not None else 3) << 4 | _STRUCT]) + write_struct(chunk.statistics)  # 12
+        columns.append(b"\x26" + _zigzag(base + chunk.first) + b"\x1c" + meta + b"\0\0")  # 2: its place; 3: all this
+    return write_struct(
+        {
+            1: (_LIST, (_RAW, columns)),
+            2: (_I64, sum(chunk.uncompressed for chunk in group.chunks)),
+            3: (_I64, group.rows),
+            5: (_I64, base + group.chunks[0].first),
+            6: (_I64, sum(chunk.compressed for chunk in group.chunks)),
+        }
+    )
+
+
+class Layout:
+    """What pyarrow makes of a schema: the footer of a file without rows, and the leaves in order."""
+
+    def __init__(self, schema: Any) -> None:
+        sink = io.BytesIO()
+        pq.write_table(schema.empty_table(), sink, compression="zstd")
+        empty = sink.getvalue()
+        found = pq.ParquetFile(io.BytesIO(empty)).schema
+        types = {"INT32": INT32, "INT64": INT64, "FLOAT": FLOAT, "BYTE_ARRAY": BYTE_ARRAY}
+        self.leaves = tuple(
+            Leaf(leaf.path, types[leaf.physical_type], leaf.max_definition_level, leaf.max_repetition_level)
+            for leaf in (found.column(index) for index in range(len(found)))
+        )
+        self._footer, _ = read_struct(empty[len(empty) - 8 - struct.unpack_from("<I", empty, len(empty) - 8)[0] :])
+
+    def file(self, body: bytes | bytearray, groups: Sequence[Group], base: int = len(MAGIC)) -> bytes:
+        """A whole file. Offsets are right if `body` stands at `base` in it."""
+        footer = write_struct(
+            {
+                **self._footer,
+                3: (_I64, sum(group.rows for group in groups)),
+                4: (_LIST, (_RAW, [_group(group, base) for group in groups])),
+            }
+        )
+        return MAGIC + bytes(body) + footer + struct.pack("<I", len(footer)) + MAGIC
+
+
+def join(old: bytes, layout: Layout, body: bytes | bytearray, groups: Sequence[Group]) -> bytes | None:
+    """`old` with more row groups behind its own, which stay where they are, byte by byte. None if its schema is another."""
+    end = len(old) - 8 - int(struct.unpack_from("<I", old, len(old) - 8)[0])
+    metadata = pq.read_metadata(io.BytesIO(old))
+    more = pq.read_metadata(io.BytesIO(layout.file(b"", groups, base=end)))
+    if not metadata.schema.equals(more.schema) or metadata.metadata != more.metadata:
+        return None
+    metadata.append_row_groups(more)
+    sink = io.BytesIO()
+    metadata.write_metadata_file(sink)
+    return old[:end] + bytes(body) + sink.getvalue()[len(MAGIC) :]

@@ -1,0 +1,138 @@
+"""`python -m linac.simulator`: a pretend linac, run by hand.
+
+It writes backups into a folder (`--backup`), listens for iCom clients, and treats invented patients once the first one has connected.
+It ends with Ctrl-C, or when it is told to (SIGTERM). It prints `ready: iCom on HOST:PORT` once it listens.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import threading
+import uuid
+from collections.abc import Sequence
+from datetime import date, datetime, timedelta
+from pathlib import Path
+
+from linac.errors import LinacError
+from linac.simulator import PATIENTS, SimulatedLinac, make_beams, write_backup
+
+STATUS_SECONDS = 0.5
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m linac.simulator", description="A pretend linac, for the demo and training.")
+    parser.add_argument("--serial", default="4299", help="the linac's serial (4299)")
+    parser.add_argument("--machine-id", help="the machine ID in its messages, if it shall not be the serial")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this computer only)")
+    parser.add_argument("--port", type=int, default=1706, help="port to listen on (1706; 0 takes a free one)")
+    parser.add_argument("--speed", type=float, default=1.0, help="how many times faster than real time (1)")
+    parser.add_argument("--sessions", type=int, default=1, help="how many patients to treat (1)")
+    parser.add_argument("--beams", type=int, default=2, help="beams per patient (2)")
+    parser.add_argument("--mu", type=float, help="MU per beam (drawn unless given)")
+    parser.add_argument("--delay", type=float, default=3.0, help="seconds from the first client to the first patient (3)")
+    parser.add_argument("--no-wait", action="store_true", help="do not wait for a client")
+    parser.add_argument("--backup", type=Path, metavar="DIR", help="write diagnostic backups (SDD+*.zip) into this folder")
+    parser.add_argument("--nights", type=int, default=2, help="so many nights' backups, up to last night's (2)")
+    parser.add_argument("--logs-per-day", type=int, default=2, help="TRF logs per day in the backups (2)")
+    parser.add_argument("--damaged", type=int, default=0, help="so many files in each backup that are no TRF (0)")
+    parser.add_argument("--trf", type=Path, metavar="DIR", help="put the real TRFs of this folder into the backups, too")
+    parser.add_argument("--seed", type=int, default=1, help="another number makes other treatments (1)")
+    parser.add_argument("--status", type=Path, metavar="FILE", help="keep counts in this JSON file, for a program that watches")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run until told to end; the exit code."""
+    chosen = parse(arguments)
+    stop = threading.Event()
+    for name in ("SIGINT", "SIGTERM", "SIGBREAK"):  # the last is Windows' Ctrl-Break
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda *_: stop.set())
+    try:
+        _backups(chosen)
+        linac = SimulatedLinac(
+            chosen.machine_id or chosen.serial, host=chosen.host, port=chosen.port, speed=chosen.speed, keep=False
+        )
+        with linac:
+            _say(f"ready: iCom on {linac.address[0]}:{linac.address[1]}")
+            _say("Ctrl-C ends it.")
+            _treat(chosen, linac, stop)
+            _write_status(chosen, linac, "ended")
+    except LinacError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"{error.filename or 'A file'} could not be read or written: {error.strerror}. Check the path.", file=sys.stderr)
+        return 1
+    _say(f"ended after {linac.messages_sent} messages")
+    return 0
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _backups(chosen: argparse.Namespace) -> None:
+    if chosen.backup is None:
+        return
+    for back in range(chosen.nights - 1, -1, -1):
+        path = write_backup(
+            chosen.backup,
+            date.today() - timedelta(days=back),  # noqa: DTZ011 (the site's own night)
+            serial=chosen.serial,
+            seed=chosen.seed,
+            per_day=chosen.logs_per_day,
+            trf_folder=chosen.trf,
+            damaged=chosen.damaged,
+        )
+        _say(f"backup written: {path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+def _treat(chosen: argparse.Namespace, linac: SimulatedLinac, stop: threading.Event) -> None:
+    """Treat the patients one after the other, and say so; then wait for the end, sending idle messages."""
+    begun = due = None
+    said: set[tuple[int, str]] = set()
+    while not stop.wait(0.05):
+        if begun is None and (chosen.no_wait or linac.wait_for_client(0)):
+            begun = datetime.now().astimezone()
+            _say("a client is connected" if not chosen.no_wait else "not waiting for a client")
+            due = begun + timedelta(seconds=0 if chosen.no_wait else chosen.delay)
+        if due is not None and datetime.now().astimezone() >= due:
+            due = None
+            for number in range(chosen.sessions):
+                patient_id, patient_name = PATIENTS[number % len(PATIENTS)]
+                beams = make_beams(chosen.beams, f"{chosen.seed} {number}", chosen.mu)
+                linac.start_session(patient_id=patient_id, patient_name=patient_name, beams=beams)
+        for number, session in enumerate(linac.sessions, start=1):
+            for event, happened in (("begins", session.started), ("has ended", session.ended)):
+                if happened.is_set() and (number, event) not in said:
+                    said.add((number, event))
+                    _say(f"patient session {number} {event}: {session.delivered_mu} of {session.planned_mu} MU")
+        _write_status(chosen, linac, "running")
+
+
+_written_at = 0.0
+
+
+def _write_status(chosen: argparse.Namespace, linac: SimulatedLinac, state: str) -> None:
+    """Replace the status file, at most twice a second. A reader sees the old or the new one, never a part."""
+    global _written_at
+    now = datetime.now().astimezone()
+    if chosen.status is None or (state == "running" and now.timestamp() - _written_at < STATUS_SECONDS):
+        return
+    _written_at = now.timestamp()
+    aside = chosen.status.with_name(f"{chosen.status.name}.part-{uuid.uuid4().hex[:8]}")
+    try:
+        aside.write_text(json.dumps({"state": state, "written": now.isoformat(), **linac.status()}, indent=1), encoding="utf-8")
+        os.replace(aside, chosen.status)
+    except PermissionError:
+        pass  # somebody reads it just now (Windows): the next one will do
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

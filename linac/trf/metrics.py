@@ -1,0 +1,310 @@
+"""What a delivery comes down to: a row of numbers per log, each with its formula.
+
+>>> from datetime import datetime, timezone
+>>> from linac import trf
+>>> from linac.trf.writer import encode
+>>> made = encode([[1] * 350] * 25, start=datetime(2017, 4, 19, 21, 59, 24, tzinfo=timezone.utc), machine="2694")
+>>> metrics = summarise(trf.read(made))
+>>> metrics.duration_s, metrics.delivered_mu, metrics.end_state, metrics.y1_leaves_error_max_mm
+(1.0, 0.0, 'Unknown (1)', None)
+>>> print(meanings()["beam_on_s"])
+Seconds of all rows with beam on, each row lasting until the next.
+
+"While the beam is on" means: in rows whose linac state is Radiation On and whose dose rate is above 0. The state alone would
+not do: in every sample it begins 2 s before the first dose, and in a step-and-shoot one it lasts while jaws and leaves travel
+to the next segment, with errors of 43 mm that no patient sees.
+
+It judges nothing: no tolerance, no pass or fail.
+"""
+
+import math
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Annotated, Any, NamedTuple, get_type_hints
+
+import numpy as np
+import numpy.typing as npt
+
+from linac.trf.item_parts import INTERRUPTED, LINAC_STATES, NO_VALUE, RADIATION_ON, ItemPart, columns, label
+from linac.trf.reader import ROW_MS, Trf
+
+DECIMALS = 6
+"""Metrics computed from many rows are rounded so: far below what the machine resolves, and free of floating point dust."""
+
+_RMS = "Root mean square positional error of {} while the beam is on: sqrt(mean(error^2))."
+_P95 = "95th percentile of |positional error| of {} while the beam is on, interpolated linearly."
+_MAX = "Largest |positional error| of {} while the beam is on."
+_Y1, _Y2 = (f"the {bank} leaves, all 80 alike, in use or not," for bank in ("Y1", "Y2"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metrics:
+    """A row of the index. Units end the names; None is what the log does not say, as with no row or no beam."""
+
+    machine: Annotated[str, "The linac's serial, or the site's name for it, as the log says."]
+    field_label: Annotated[str, "The field's label: what stands before the first `/`, or nothing."]
+    field_name: Annotated[str, "The field's name: what stands after the label."]
+    version: Annotated[int, "The log's version: 1 to 4."]
+    start_utc: Annotated[datetime, "Start of the log by its header, UTC."]
+    start_local: Annotated[datetime, "The same by the site's wall clock, with the UTC offset that the header says."]
+    end_utc: Annotated[datetime | None, "start_utc + duration_s."]
+    row_clock_ahead_s: Annotated[
+        float | None,
+        "The first row's timestamp minus start_utc: two clocks of the linac that differ by minutes. None in version 1, whose "
+        "rows have no timestamp.",
+    ]
+    duration_s: Annotated[
+        float,
+        "Sum of the rows' lengths: each lasts until the next (40 ms in version 1; a clock that is set back counts as 0), the "
+        "last one 40 ms.",
+    ]
+    beam_on_s: Annotated[float | None, "Seconds of all rows with beam on, each row lasting until the next."]
+    radiation_state_s: Annotated[
+        float | None, "Seconds of all rows in state Radiation On, with the wait for the dose and moves between segments."
+    ]
+    interruptions: Annotated[int | None, "How often the state became Interrupted or Interrupted Ready from any other."]
+    end_state: Annotated[str | None, "The linac state of the last row that has one."]
+    prescribed_mu: Annotated[float, "Prescribed MU by the header."]
+    delivered_mu: Annotated[
+        float | None,
+        "Sum of all positive steps of Step Dose from row to row, rows without a value left out: it restarts within a delivery.",
+    ]
+    dose_rate_max_mu_per_min: Annotated[float | None, "Largest Actual Dose Rate while the beam is on."]
+    dose_rate_mean_mu_per_min: Annotated[float | None, "Mean Actual Dose Rate while the beam is on."]
+    energy_cal_blocks: Annotated[
+        tuple[int, ...],
+        "The distinct values of Energy Cal Block, ascending: numbers of the linac's calibration blocks, each of which stands for "
+        "an energy.",
+    ]
+    gantry_start_deg: Annotated[float | None, "Gantry angle in the first row."]
+    gantry_stop_deg: Annotated[float | None, "Gantry angle in the last row."]
+    gantry_travel_deg: Annotated[float | None, "Sum of |step| of the gantry from row to row, each the short way round."]
+    collimator_start_deg: Annotated[float | None, "Collimator angle in the first row."]
+    collimator_stop_deg: Annotated[float | None, "Collimator angle in the last row."]
+    collimator_travel_deg: Annotated[float | None, "Sum of |step| of the collimator from row to row, each the short way round."]
+    y1_leaves_error_rms_mm: Annotated[float | None, _RMS.format(_Y1)]
+    y1_leaves_error_p95_mm: Annotated[float | None, _P95.format(_Y1)]
+    y1_leaves_error_max_mm: Annotated[float | None, _MAX.format(_Y1)]
+    y2_leaves_error_rms_mm: Annotated[float | None, _RMS.format(_Y2)]
+    y2_leaves_error_p95_mm: Annotated[float | None, _P95.format(_Y2)]
+    y2_leaves_error_max_mm: Annotated[float | None, _MAX.format(_Y2)]
+    x1_diaphragm_error_rms_mm: Annotated[float | None, _RMS.format("the X1 jaw")]
+    x1_diaphragm_error_p95_mm: Annotated[float | None, _P95.format("the X1 jaw")]
+    x1_diaphragm_error_max_mm: Annotated[float | None, _MAX.format("the X1 jaw")]
+    x2_diaphragm_error_rms_mm: Annotated[float | None, _RMS.format("the X2 jaw")]
+    x2_diaphragm_error_p95_mm: Annotated[float | None, _P95.format("the X2 jaw")]
+    x2_diaphragm_error_max_mm: Annotated[float | None, _MAX.format("the X2 jaw")]
+    gantry_error_rms_deg: Annotated[float | None, _RMS.format("the gantry")]
+    gantry_error_p95_deg: Annotated[float | None, _P95.format("the gantry")]
+    gantry_error_max_deg: Annotated[float | None, _MAX.format("the gantry")]
+    collimator_error_rms_deg: Annotated[float | None, _RMS.format("the collimator")]
+    collimator_error_p95_deg: Annotated[float | None, _P95.format("the collimator")]
+    collimator_error_max_deg: Annotated[float | None, _MAX.format("the collimator")]
+    worst_leaf: Annotated[str | None, "The leaf with the largest RMS positional error while the beam is on."]
+    worst_leaf_error_rms_mm: Annotated[float | None, "Its RMS positional error."]
+    rows: Annotated[int, "Whole rows of the log."]
+    missing_values: Annotated[int, 'Cells that hold "no value" (-32767).']
+    unknown_item_parts: Annotated[int, "Columns that this version of the software does not know; they are kept as counts."]
+    trailing_bytes: Annotated[int, "Bytes after the last whole row: a row that was cut."]
+
+
+def meanings() -> dict[str, str]:
+    """The meaning and formula of each metric, by name."""
+    return {name: hint.__metadata__[0] for name, hint in get_type_hints(Metrics, include_extras=True).items()}
+
+
+class _Errors(NamedTuple):
+    rms: float | None = None
+    p95: float | None = None
+    max: float | None = None
+
+
+def summarise(trf: Trf) -> Metrics:
+    """The metrics of one log. What the log does not hold is None; no log makes this fail."""
+    header = trf.header
+    found = columns(header.item_parts)
+    items = [column.item for column in found]
+    where = {column.column: index for index, column in enumerate(found)}
+
+    def counts(name: str, rows: "npt.NDArray[np.bool_] | slice" = slice(None)) -> npt.NDArray[np.int64]:
+        """The counts of one column, rows without a value left out; empty where the log has no such column."""
+        if name not in where:
+            return np.zeros(0, np.int64)
+        column = trf.counts[rows, where[name]]
+        values: npt.NDArray[np.int64] = column[column != NO_VALUE].astype(np.int64)
+        return values
+
+    def physical(name: str) -> npt.NDArray[np.float64]:
+        return items[where[name]].to_physical(counts(name)) if name in where else np.zeros(0)
+
+    lengths_s = _row_lengths_s(trf)
+    duration_s = _seconds(lengths_s)
+    state = trf.counts[:, where["linac_state"]] if "linac_state" in where else None
+    radiation = state == RADIATION_ON if state is not None else np.zeros(trf.rows, bool)
+    on = radiation & (trf.counts[:, where["dose_rate_mu_per_min"]] > 0) if "dose_rate_mu_per_min" in where else radiation
+    beam = np.ascontiguousarray(trf.counts[on])
+    states, step_dose, dose_rate = counts("linac_state"), counts("step_dose_mu"), counts("dose_rate_mu_per_min", on)
+    gantry, collimator = physical("gantry_deg"), physical("collimator_deg")
+    banks = {
+        bank: [where[f"{bank}_leaf_{leaf}_error_mm"] for leaf in range(1, 81) if f"{bank}_leaf_{leaf}_error_mm" in where]
+        for bank in ("y1", "y2")
+    }
+
+    def errors(chosen: list[int]) -> _Errors:
+        return _errors(beam[:, chosen])
+
+    y1, y2 = errors(banks["y1"]), errors(banks["y2"])
+    x1, x2, gantry_error, collimator_error = (
+        errors([where[name]] if name in where else [])
+        for name in ("x1_diaphragm_error_mm", "x2_diaphragm_error_mm", "gantry_error_deg", "collimator_error_deg")
+    )
+    worst, worst_rms = _worst(beam, banks["y1"] + banks["y2"], items)
+    return Metrics(
+        machine=header.machine,
+        field_label=header.field_label,
+        field_name=header.field_name,
+        version=header.version,
+        start_utc=header.start,
+        start_local=header.local_start,
+        end_utc=_later(header.start, duration_s),
+        row_clock_ahead_s=_clock_ahead_s(trf),
+        duration_s=duration_s,
+        beam_on_s=_seconds(lengths_s[on]) if state is not None else None,
+        radiation_state_s=_seconds(lengths_s[radiation]) if state is not None else None,
+        interruptions=_entries(states, INTERRUPTED) if state is not None else None,
+        end_state=label(LINAC_STATES, int(states[-1])) if states.size else None,
+        prescribed_mu=header.prescribed_mu,
+        delivered_mu=int(np.maximum(np.diff(step_dose), 0).sum()) / 10 if step_dose.size else None,
+        dose_rate_max_mu_per_min=float(dose_rate.max()) if dose_rate.size else None,
+        dose_rate_mean_mu_per_min=round(float(dose_rate.mean()), DECIMALS) if dose_rate.size else None,
+        energy_cal_blocks=tuple(int(number) for number in np.unique(counts("energy_cal_block"))),
+        gantry_start_deg=_first(gantry),
+        gantry_stop_deg=_last(gantry),
+        gantry_travel_deg=_travel_deg(gantry),
+        collimator_start_deg=_first(collimator),
+        collimator_stop_deg=_last(collimator),
+        collimator_travel_deg=_travel_deg(collimator),
+        y1_leaves_error_rms_mm=y1.rms,
+        y1_leaves_error_p95_mm=y1.p95,
+        y1_leaves_error_max_mm=y1.max,
+        y2_leaves_error_rms_mm=y2.rms,
+        y2_leaves_error_p95_mm=y2.p95,
+        y2_leaves_error_max_mm=y2.max,
+        x1_diaphragm_error_rms_mm=x1.rms,
+        x1_diaphragm_error_p95_mm=x1.p95,
+        x1_diaphragm_error_max_mm=x1.max,
+        x2_diaphragm_error_rms_mm=x2.rms,
+        x2_diaphragm_error_p95_mm=x2.p95,
+        x2_diaphragm_error_max_mm=x2.max,
+        gantry_error_rms_deg=gantry_error.rms,
+        gantry_error_p95_deg=gantry_error.p95,
+        gantry_error_max_deg=gantry_error.max,
+        collimator_error_rms_deg=collimator_error.rms,
+        collimator_error_p95_deg=collimator_error.p95,
+        collimator_error_max_deg=collimator_error.max,
+        worst_leaf=worst,
+        worst_leaf_error_rms_mm=worst_rms,
+        rows=trf.rows,
+        missing_values=_missing_values(trf, items),
+        unknown_item_parts=sum(not item.known for item in items),
+        trailing_bytes=trf.trailing_bytes,
+    )
+
+
+def _row_lengths_s(trf: Trf) -> npt.NDArray[np.float64]:
+    lengths = np.full(trf.rows, ROW_MS, np.float64)
+    if trf.timestamp_ms is not None and trf.rows > 1:
+        lengths[:-1] = np.maximum(np.diff(trf.timestamp_ms.astype(np.float64)), 0)
+    return lengths / 1000
+
+
+def _seconds(lengths_s: npt.NDArray[np.float64]) -> float:
+    return round(float(lengths_s.sum()), 3)
+
+
+def _clock_ahead_s(trf: Trf) -> float | None:
+    if trf.timestamp_ms is None or not trf.rows:
+        return None
+    return round(int(trf.timestamp_ms[0]) / 1000 - trf.header.start.timestamp(), 3)
+
+
+def _later(start: datetime, seconds: float) -> datetime | None:
+    """None where damaged timestamps lead out of the calendar."""
+    try:
+        return start + timedelta(seconds=seconds)
+    except OverflowError:
+        return None
+
+
+def _entries(states: npt.NDArray[np.int64], wanted: frozenset[int]) -> int:
+    """How often a run of the wanted states begins."""
+    inside = np.isin(states, list(wanted))
+    return int(np.count_nonzero(inside & ~np.concatenate(([False], inside[:-1])))) if states.size else 0
+
+
+def _first(values: npt.NDArray[np.float64]) -> float | None:
+    return float(values[0]) if values.size else None
+
+
+def _last(values: npt.NDArray[np.float64]) -> float | None:
+    return float(values[-1]) if values.size else None
+
+
+def _travel_deg(angles: npt.NDArray[np.float64]) -> float | None:
+    if not angles.size:
+        return None
+    steps = (np.diff(angles) + 180) % 360 - 180
+    return round(float(np.abs(steps).sum()), DECIMALS)
+
+
+# Errors are whole tenths, so a histogram of them holds all there is to know: RMS, percentiles and maximum come from it
+# exactly, without sorting millions of numbers. Both banks and all axes record errors in tenths (`item_parts`).
+
+_TENTHS = 10
+_MAX_TENTHS = 1 << 16
+
+
+def _errors(counts: npt.NDArray[Any]) -> _Errors:
+    """RMS, 95th percentile and maximum of |error|, in mm or degrees, of counts in tenths. None where there is no value."""
+    missing = counts == NO_VALUE
+    sizes = np.abs((counts[~missing] if missing.any() else counts.ravel()).astype(np.int64))
+    if not sizes.size:
+        return _Errors()
+    if sizes.max() >= _MAX_TENTHS:  # only a damaged version 4 log holds 6.5 m: no histogram of that size
+        values, times = np.unique(sizes, return_counts=True)
+    else:
+        times = np.bincount(sizes)
+        values = np.arange(len(times))
+    rms = math.sqrt(float(np.dot(times.astype(np.float64), values.astype(np.float64) ** 2)) / sizes.size)
+    p95 = _percentile(values, times, 0.95)
+    return _Errors(*(round(float(tenths) / _TENTHS, DECIMALS) for tenths in (rms, p95, sizes.max())))
+
+
+def _percentile(values: npt.NDArray[np.int64], times: npt.NDArray[np.int64], part: float) -> float:
+    """Percentile of a histogram, linear between neighbours, as numpy's default."""
+    up_to = np.cumsum(times)
+    place = part * (int(up_to[-1]) - 1)
+    low, high = (int(values[np.searchsorted(up_to, rank, side="right")]) for rank in (math.floor(place), math.ceil(place)))
+    return low + (high - low) * (place - math.floor(place))
+
+
+def _worst(beam: npt.NDArray[Any], leaves: list[int], items: list[ItemPart]) -> tuple[str | None, float | None]:
+    """The leaf with the largest RMS error, and that error in mm. Of equal ones the first: Y1 before Y2, low numbers first."""
+    if not len(beam) or not leaves:
+        return None, None
+    errors = beam[:, leaves]
+    missing = errors == NO_VALUE
+    sizes = errors.astype(np.float64)
+    sizes[missing] = 0
+    squares, numbers = np.einsum("ij,ij->j", sizes, sizes), len(beam) - missing.sum(axis=0)
+    if not numbers.any():
+        return None, None
+    means = np.divide(squares, numbers, out=np.full(len(leaves), -1.0), where=numbers > 0)
+    worst = int(np.argmax(means))
+    return items[leaves[worst]].name.partition("/")[0], round(math.sqrt(means[worst]) / _TENTHS, DECIMALS)
+
+
+def _missing_values(trf: Trf, items: list[ItemPart]) -> int:
+    missing = int(np.count_nonzero(trf.counts == NO_VALUE))
+    readings = [index for index, item in enumerate(items) if not item.has_no_value_marker]
+    return missing - int(np.count_nonzero(trf.counts[:, readings] == NO_VALUE))

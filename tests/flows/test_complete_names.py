@@ -1,0 +1,28 @@
+"""Prefect's startup hook: what a user types is completed, all else stays as it was."""
+
+import pytest
+
+from flows.complete_names import completed
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("prefect deployment run add-linac", "prefect deployment run add-linac/add-linac"),
+        ("prefect deployment run add-linac/add-linac", "prefect deployment run add-linac/add-linac"),
+        (
+            "prefect --no-prompt deployments run trf-index --watch",
+            "prefect --no-prompt deployments run trf-index/nightly --watch",
+        ),
+        ("prefect deployment run icom-capture -p serial=4299", 'prefect deployment run icom-capture/by-serial -p serial="4299"'),
+        ('prefect deployment run add-linac -p serial="4299"', 'prefect deployment run add-linac/add-linac -p serial="4299"'),
+        ("prefect deployment run add-linac -p icom_port=1706", "prefect deployment run add-linac/add-linac -p icom_port=1706"),
+        ("prefect deployment inspect add-linac", "prefect deployment inspect add-linac"),
+        ("prefect flow-run ls --flow-name add-linac", "prefect flow-run ls --flow-name add-linac"),
+        ("python my_script.py add-linac", "python my_script.py add-linac"),
+        ("prefect deployment run", "prefect deployment run"),
+        ("prefect", "prefect"),
+    ],
+)
+def test_bare_names_of_our_flows_are_completed_and_nothing_else(typed: str, meant: str) -> None:
+    assert completed(typed.split()) == meant.split()
