@@ -10,7 +10,7 @@ from prefect import flow
 from blocks import Linac, Share
 from blocks.linac import ICOM_PORT, Address, Port, Serial
 from linac.errors import LinacError, SetupError
-from tasks.checks import Outcome, check_backup, check_icom, check_records
+from tasks.checks import Outcome, check_backup, check_icom, check_records, check_spool
 from tasks.provision import load_credentials, load_site, make_capture_deployment, save_linac, schedule_nightly, start_capture
 from tasks.reports import report_added_linac
 
@@ -47,7 +47,7 @@ def add_linac(
             credentials=load_credentials(nss_credentials) if nss_credentials else None,
         ),
     )
-    checks = [check_icom(linac), check_backup(linac), check_records(where.records)]
+    checks = [check_icom(linac), check_backup(linac), check_records(where.records), check_spool(linac)]
     failed = [check for check in checks if check.outcome is Outcome.FAIL]
     done: list[str] = []
     error = ""

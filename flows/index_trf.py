@@ -5,6 +5,8 @@ looks. Run it again at any time: what is indexed already is known by its content
 """
 
 from prefect import flow, get_run_logger
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
 
 from blocks.linac import Serial
 from linac.errors import LinacError
@@ -14,7 +16,7 @@ from tasks.trf import index_backup, list_new_backups
 
 
 @flow(name="trf-index", description=__doc__)
-def trf_index(serial: Serial | None = None, site: str | None = None) -> str:
+def trf_index(serial: Serial | None = None, site: str | None = None) -> State[None]:
     """Index what is new.
 
     Args:
@@ -38,4 +40,4 @@ def trf_index(serial: Serial | None = None, site: str | None = None) -> str:
     problems = [*failures, *((result.backup, result.problem) for result in results if result.problem)]
     if problems:
         raise LinacError(f"{verdict} " + " ".join(f"{what}: {why}" for what, why in problems))
-    return verdict
+    return Completed(message=verdict)

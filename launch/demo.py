@@ -5,14 +5,23 @@ a user would run it, one patient's session is recorded over TCP, and `trf-index`
 recorded, and where; everything started is stopped again, and nothing outside the output folder was touched.
 """
 
+import argparse
 import contextlib
 import json
+import os
+import re
+import signal
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from launch.stack import HOST, Child, Stack, free_port
+from launch.stack import HOST, PROJECT, Child, Stack, free_port
 from linac.errors import LinacError
+
+if TYPE_CHECKING:
+    from linac.capture.ledger import Line
 
 SERIAL = "4299"
 NIGHTS = 3
@@ -24,6 +33,17 @@ FLOW_SECONDS = 240.0
 
 class DemoError(LinacError):
     """Something that the demo must show did not come about."""
+
+
+class Night(NamedTuple):
+    """What one trf-index run said of itself."""
+
+    indexed: int
+    rows: int
+    duplicates: int
+    aside: int
+    failed: int
+    backups: int
 
 
 class Demo:
@@ -52,10 +72,8 @@ class Demo:
         self.make_site()
         self.add_linac(port)
         session = self.wait_for_session()
-        self.say(f"One session was recorded: {session['messages']} messages, {session['mu']:.1f} MU.")
-        first = self.index("first")
-        second = self.index("second")
-        self.show(session, first, second)
+        self.say(f"One patient's session was recorded: {session.messages} messages, {session.mu:.1f} MU.")
+        self.show(session, first=self.index(), second=self.index())
 
     def start_simulator(self) -> int:
         arguments = [sys.executable, "-m", "linac.simulator", "--serial", SERIAL, "--port", "0", "--backup", str(self.backup)]
@@ -88,27 +106,154 @@ class Demo:
         self.stack.run("add the linac", command, FLOW_SECONDS)
         self.say(f"add-linac has put linac {SERIAL} into service; its stream is being recorded.")
 
-    def wait_for_session(self) -> dict[str, float]:
-        """Figures of the one archived session, once the simulator has sent it and the archive has it."""
-        from linac.capture.archive import archived_sessions
+    def wait_for_session(self) -> "Line":
+        """The one session in the archive's ledger, once the simulator has sent it; checked against what was sent."""
+        from linac.capture.archive import sessions
 
         until = time.monotonic() + SESSION_SECONDS
-        told = 0.0
+        told = time.monotonic()
         while time.monotonic() < until:
             self.stack.check()
             sent = self.sent()
-            archived = archived_sessions(self.spool, SERIAL)
-            if archived and sent.get("sessions_ended", 0) >= 1:
-                return compared(sent, archived)
+            archived = sessions(self.spool, SERIAL)
+            if archived and all(session["state"] == "ended" for session in sent):
+                self.compare(archived, sent)
+                return archived[0]
             if time.monotonic() - told > 5:
                 told = time.monotonic()
-                self.say(f"   the linac has sent {sent.get('messages', 0)} messages, {sent.get('mu', 0):.0f} MU...")
+                mu = sum(session["delivered_mu"] for session in sent)
+                self.say(f"  the linac has delivered {mu:.0f} MU so far...")
             time.sleep(0.5)
-        raise DemoError(
-            f"No session reached the archive within {SESSION_SECONDS:.0f} s. See icom-capture's log at {self.stack.ui}."
-        )
+        raise DemoError(f"No session reached the archive within {SESSION_SECONDS:.0f} s. See icom-capture's log.")
 
-    def sent(self) -> dict[str, float]:
+    def sent(self) -> list[dict[str, Any]]:
+        """The sessions that the simulator says it has begun."""
         with contextlib.suppress(OSError, ValueError):
-            return dict(json.loads(self.simulator_status.read_text(encoding="utf-8")))
-        return {}
+            return list(json.loads(self.simulator_status.read_text(encoding="utf-8"))["sessions"])
+        return []
+
+    def compare(self, archived: "list[Line]", sent: list[dict[str, Any]]) -> None:
+        """Raise `DemoError` unless every message and every MU that was sent is in the archive."""
+        have = [(line.outcome, line.messages, round(line.mu, 1), line.gaps) for line in archived]
+        want = [("archived", session["messages_sent"], round(session["delivered_mu"], 1), 0) for session in sent]
+        if have != want:
+            raise DemoError(f"The linac sent (outcome, messages, MU, gaps) {want}, but the archive has {have}.")
+
+    def index(self) -> Night:
+        """Run trf-index as the nightly schedule would; its figures, as its last state tells them."""
+        from prefect.client.orchestration import get_client
+
+        from launch.runs import wait_for_run
+
+        self.say("prefect deployment run trf-index")
+        with get_client(sync_client=True) as client:
+            deployment = client.read_deployment_by_name("trf-index/nightly")
+            run = client.create_flow_run_from_deployment(deployment.id)
+        try:
+            state = wait_for_run(run.id, FLOW_SECONDS).state
+        except TimeoutError as error:
+            raise DemoError(str(error)) from error
+        message = (state.message if state else "") or ""
+        if state is None or not state.is_completed():
+            raise DemoError(f"trf-index ended as {state.name if state else 'unknown'}: {message}")
+        self.say(f"trf-index: {message}")
+        return Night(*(int(number) for number in re.findall(r"\d+", message)[:6]))
+
+    def show(self, session: "Line", first: Night, second: Night) -> None:
+        """The short table of what was recorded, and where it is."""
+        from linac.index import Index
+        from linac.transport import connect
+
+        with connect(self.records) as folder:
+            deliveries = Index(folder).deliveries()
+        if not first.indexed or len(deliveries) != first.indexed:
+            raise DemoError(f"trf-index said that it indexed {first.indexed} TRFs, but the index has {len(deliveries)}.")
+        if second.indexed or second.backups:
+            raise DemoError(f"The second trf-index found {second.indexed} TRFs in {second.backups} backups, but nothing was new.")
+        archive = sorted(path.relative_to(self.records) for path in (self.records / "iCom" / "patients").rglob("*.xz"))
+        rows = [
+            ("iCom session", f"{session.started} to {session.ended[11:]}, linac's local time"),
+            ("  messages", f"{session.messages} sent by the linac, {session.messages} archived"),
+            ("  delivered", f"{session.mu:.1f} MU"),
+            ("  gaps", str(session.gaps)),
+            ("TRF logs", f"{first.indexed} indexed from {first.backups} backups, {first.rows} rows of 40 ms"),
+            ("  duplicates", f"{first.duplicates} skipped: the backups overlap"),
+            ("  set aside", str(first.aside)),
+            ("  second run", f"{second.indexed} indexed, {second.backups} new backups"),
+            ("Files in", str(self.records)),
+            *(("  session", str(path)) for path in archive),
+            ("  index", str(Path("TRF") / "deliveries")),
+            ("  samples", str(Path("TRF") / "samples")),
+            ("  raw logs", str(Path("TRF") / "raw")),
+        ]
+        print("\nWhat was recorded\n" + "\n".join(f"  {title:<14}{text}" for title, text in rows), flush=True)
+
+    def stop(self) -> None:
+        """Recording first, so that the linac sees an orderly end; then worker, server, simulator."""
+        if self.stack.server is not None and not self.stack.server.ended():
+            from launch.runs import cancel_running
+
+            try:
+                if not cancel_running(lambda _: None):
+                    self.say("A run had not ended in time.")
+            except Exception as error:
+                self.say(f"The runs could not be ended in order: {type(error).__name__}.")
+        self.stack.stop()
+        from linac.capture import control
+
+        if not control.stop(self.spool, SERIAL):
+            self.say("The listener has not ended yet; it was asked to.")
+        if self.simulator is not None:
+            self.simulator.end()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python run.py demo", description=__doc__)
+    parser.add_argument("--keep", action="store_true", help="leave Prefect's UI up until Ctrl-C")
+    parser.add_argument("--trf", type=_path, metavar="DIR", help="a folder with TRF files, to put into the simulated backup")
+    parser.add_argument("--out", type=_path, metavar="DIR", help="folder for the files (default: a new one below demo-out)")
+    options = parser.parse_args(arguments)
+    out: Path = options.out or Path.cwd() / "demo-out" / f"{datetime.now():%Y%m%d-%H%M%S}"  # noqa: DTZ005 (a name for people)
+    if out.exists() and any(out.iterdir()):
+        print(f"{out} is not empty. Give another folder with --out, so that nothing of yours is mixed up.", file=sys.stderr)
+        return 1
+    if options.trf is not None and not any(path.suffix.lower() == ".trf" for path in options.trf.glob("*")):
+        print(f"{options.trf} holds no TRF files. Give a folder with files named *.trf.", file=sys.stderr)
+        return 1
+    out.mkdir(parents=True, exist_ok=True)
+    os.chdir(PROJECT)
+    signal.signal(signal.SIGTERM, _interrupt)
+    if sys.platform == "win32":
+        signal.signal(signal.SIGBREAK, _interrupt)
+    demo = Demo(out, options.trf)
+    code = 1
+    try:
+        demo.run()
+        code = 0
+        if options.keep:
+            print(f"\nPrefect's UI stays at {demo.stack.ui} until Ctrl-C.", flush=True)
+            while True:
+                time.sleep(1)
+                demo.stack.check()
+    except KeyboardInterrupt:
+        print("\nStopping...", flush=True)
+    except LinacError as error:
+        print(f"\nThe demo did not get through: {error}\nLogs are in {out}.", file=sys.stderr, flush=True)
+        code = 1
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        demo.stop()
+    demo.say("Everything was stopped." if code == 0 else "Everything was stopped; the demo failed.")
+    return code
+
+
+def _path(text: str) -> Path:
+    return Path(text).resolve()
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

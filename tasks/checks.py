@@ -9,9 +9,17 @@ from prefect.cache_policies import NO_CACHE
 from blocks import Linac, Share
 from linac.capture import check, control
 from linac.errors import LinacError
+from linac.transport import connect
 
+ICOM_WATCH_SECONDS = 2.0
 ICOM_WAIT_SECONDS = 10.0
 """An iCom service speaks 4 times a second (facts-icom.md); one that is silent for so long has nothing to say."""
+
+
+WRITE_TEST = ".linac-flows-write-test"
+
+SPOOL_WANTED_BYTES = 25 << 30
+"""8 kB, 4 times a second (facts-icom.md), for a week without the share."""
 
 
 class Outcome(Enum):
@@ -36,10 +44,11 @@ def check_icom(linac: Linac) -> Check:
     """Do messages of this very machine arrive from its iCom service?"""
     name = f"iCom service, {linac.address} port {linac.port}"
     try:
-        if control.is_running(linac.site.spool, linac.serial):  # exactly one connection per linac: ask the one that is there
-            seen = check.probe_journal(linac.site.spool, linac.serial, linac.address, linac.port, ICOM_WAIT_SECONDS)
-        else:
-            seen = check.probe(linac.address, linac.port, linac.serial, ICOM_WAIT_SECONDS)
+        seen = None
+        if _recorded_now(linac):  # exactly one connection per linac: look at what the one that is there receives
+            seen = check.probe_journal(linac.site.spool, linac.serial, ICOM_WATCH_SECONDS, ICOM_WAIT_SECONDS)
+        if seen is None:
+            seen = check.probe(linac.address, linac.port, linac.serial, ICOM_WATCH_SECONDS, ICOM_WAIT_SECONDS)
     except LinacError as error:
         return _noted(Check(name, Outcome.FAIL, str(error)))
     return _noted(Check(name, Outcome.PASS, f"{seen.messages} messages of machine {linac.serial} arrived."))
@@ -68,14 +77,13 @@ def check_backup(linac: Linac) -> Check:
 def check_records(records: Share) -> Check:
     """Can files be written, replaced and removed where the records go?"""
     name = f"Records share, {records.path}"
-    probe = ".linac-flows-write-test"
     try:
         with records.connect() as folder:
             folder.make()
-            folder.write(probe, b"1")
-            folder.write(probe, b"2")
-            whole = folder.read(probe) == b"2"
-            folder.remove(probe)
+            folder.write(WRITE_TEST, b"1")
+            folder.write(WRITE_TEST, b"2")
+            whole = folder.read(WRITE_TEST) == b"2"
+            folder.remove(WRITE_TEST)
             free_gib = folder.free() / 2**30
     except LinacError as error:
         return _noted(Check(name, Outcome.FAIL, str(error)))
@@ -84,6 +92,30 @@ def check_records(records: Share) -> Check:
             Check(name, Outcome.FAIL, "A file that was replaced still shows its old content. Turn off offline caching.")
         )
     return _noted(Check(name, Outcome.PASS, f"It can be written; {free_gib:.0f} GiB are free."))
+
+
+@task(name="check spool", cache_policy=NO_CACHE)
+def check_spool(linac: Linac) -> Check:
+    """Can this computer keep what the linac sends on a disk of its own?"""
+    name = f"Spool folder on this computer, {linac.site.spool}"
+    try:
+        with connect(linac.site.spool) as folder:
+            folder.make()
+            folder.write(WRITE_TEST, b"1")
+            folder.remove(WRITE_TEST)
+            free = folder.free()
+    except LinacError as error:
+        return _noted(Check(name, Outcome.FAIL, str(error)))
+    if free < SPOOL_WANTED_BYTES:
+        wanted = f"A linac fills about 3 GB a day; free at least {SPOOL_WANTED_BYTES >> 30} GiB or choose another disk in the Site block."
+        return _noted(Check(name, Outcome.WARN, f"Only {free / 2**30:.1f} GiB are free. {wanted}"))
+    return _noted(Check(name, Outcome.PASS, f"It can be written; {free / 2**30:.0f} GiB are free."))
+
+
+def _recorded_now(linac: Linac) -> bool:
+    """Whether our listener is connected to this very address."""
+    status = control.status(linac.site.spool, linac.serial)
+    return status is not None and status.running and (status.address, status.port) == (linac.address, linac.port)
 
 
 def _noted(result: Check) -> Check:

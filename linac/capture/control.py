@@ -88,7 +88,7 @@ def start(serial: str, address: str, port: int, spool: str | os.PathLike[str], *
             time.sleep(_POLL_SECONDS)
         else:
             raise SetupError(
-                f"Linac {serial}: the listener was started but says nothing for {timeout:.0f} s. See {places.log} and listener.out."
+                f"Linac {serial}: the listener was started but says nothing for {timeout:.0f} s. See the logs in {places.folder}."
             )
         if child.returncode != EXIT_ALREADY:
             raise SetupError(f"Linac {serial}: the listener does not start. It says: {_last_words(places)}")

@@ -1,7 +1,7 @@
 """`python -m linac.simulator`: a pretend linac, run by hand.
 
-It writes backups into a folder (`--backup`), listens for iCom clients, and treats invented patients once the first one has connected.
-It ends with Ctrl-C, or when it is told to (SIGTERM). It prints `ready: iCom on HOST:PORT` once it listens.
+It writes backups into a folder (`--backup`), listens for iCom clients, and treats invented patients once the first one has
+connected. It ends with Ctrl-C, or when it is told to (SIGTERM). It prints `ready: iCom on HOST:PORT` once it listens.
 """
 
 import argparse
@@ -10,9 +10,10 @@ import os
 import signal
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Sequence
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 from linac.errors import LinacError
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _say(f"ready: iCom on {linac.address[0]}:{linac.address[1]}")
             _say("Ctrl-C ends it.")
             _treat(chosen, linac, stop)
-            _write_status(chosen, linac, "ended")
+            _write_status(chosen.status, linac, "ended")
     except LinacError as error:
         print(error, file=sys.stderr)
         return 1
@@ -93,15 +94,15 @@ def _backups(chosen: argparse.Namespace) -> None:
 
 def _treat(chosen: argparse.Namespace, linac: SimulatedLinac, stop: threading.Event) -> None:
     """Treat the patients one after the other, and say so; then wait for the end, sending idle messages."""
-    begun = due = None
+    connected_at: float | None = None
     said: set[tuple[int, str]] = set()
+    written = 0.0
     while not stop.wait(0.05):
-        if begun is None and (chosen.no_wait or linac.wait_for_client(0)):
-            begun = datetime.now().astimezone()
-            _say("a client is connected" if not chosen.no_wait else "not waiting for a client")
-            due = begun + timedelta(seconds=0 if chosen.no_wait else chosen.delay)
-        if due is not None and datetime.now().astimezone() >= due:
-            due = None
+        now = time.monotonic()
+        if connected_at is None and (chosen.no_wait or linac.wait_for_client(0)):
+            connected_at = now
+            _say("not waiting for a client" if chosen.no_wait else "a client is connected")
+        if not linac.sessions and connected_at is not None and now >= connected_at + chosen.delay:
             for number in range(chosen.sessions):
                 patient_id, patient_name = PATIENTS[number % len(PATIENTS)]
                 beams = make_beams(chosen.beams, f"{chosen.seed} {number}", chosen.mu)
@@ -111,23 +112,20 @@ def _treat(chosen: argparse.Namespace, linac: SimulatedLinac, stop: threading.Ev
                 if happened.is_set() and (number, event) not in said:
                     said.add((number, event))
                     _say(f"patient session {number} {event}: {session.delivered_mu} of {session.planned_mu} MU")
-        _write_status(chosen, linac, "running")
+        if now >= written + STATUS_SECONDS:
+            written = now
+            _write_status(chosen.status, linac, "running")
 
 
-_written_at = 0.0
-
-
-def _write_status(chosen: argparse.Namespace, linac: SimulatedLinac, state: str) -> None:
-    """Replace the status file, at most twice a second. A reader sees the old or the new one, never a part."""
-    global _written_at
-    now = datetime.now().astimezone()
-    if chosen.status is None or (state == "running" and now.timestamp() - _written_at < STATUS_SECONDS):
+def _write_status(path: Path | None, linac: SimulatedLinac, state: str) -> None:
+    """Replace the status file. A reader sees the old or the new one, never a part."""
+    if path is None:
         return
-    _written_at = now.timestamp()
-    aside = chosen.status.with_name(f"{chosen.status.name}.part-{uuid.uuid4().hex[:8]}")
+    aside = path.with_name(f"{path.name}.part-{uuid.uuid4().hex[:8]}")
+    status = {"state": state, "written": datetime.now(UTC).isoformat(), **linac.status()}
     try:
-        aside.write_text(json.dumps({"state": state, "written": now.isoformat(), **linac.status()}, indent=1), encoding="utf-8")
-        os.replace(aside, chosen.status)
+        aside.write_text(json.dumps(status, indent=1), encoding="utf-8")
+        os.replace(aside, path)
     except PermissionError:
         pass  # somebody reads it just now (Windows): the next one will do
     finally:

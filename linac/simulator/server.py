@@ -136,8 +136,9 @@ class SimulatedLinac:
         return session
 
     def pause(self) -> None:
-        """Fall silent: no messages until `resume`. Connections stay."""
-        self._running.clear()
+        """Fall silent at once: no messages until `resume`. Connections stay."""
+        with self._lock:
+            self._running.clear()
 
     def resume(self) -> None:
         """Go on after `pause`."""
@@ -324,7 +325,7 @@ class SimulatedLinac:
             if not interval:
                 self._keep_pace()
             with self._lock:
-                if not self._stop.is_set():
+                if self._running.is_set() and not self._stop.is_set():
                     self._tick()
             due = max(due + interval, time.monotonic() - 1.0)
             self._stop.wait(max(due - time.monotonic(), 0.0))

@@ -246,7 +246,7 @@ def _inflate(file: IO[bytes], local: _Local, max_bytes: int, behind: int) -> tup
             if not packed:
                 return _failed(local.name, _CUT), local.data_at
             unpacked.write(engine.decompress(packed, _CHUNK))
-            consumed += len(packed) - len(engine.unconsumed_tail) - len(engine.unused_data)
+            consumed += len(packed) - len(engine.unused_data if engine.eof else engine.unconsumed_tail)
             if unpacked.tell() > max_bytes:
                 return _failed(local.name, _too_large(max_bytes)), max(behind, local.data_at + consumed)
     except zlib.error as error:

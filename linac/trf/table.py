@@ -20,6 +20,7 @@ TIMESTAMP, TIME = "timestamp", "time_s"
 """The two columns before those of the item parts."""
 
 Bytes = npt.NDArray[np.uint8]
+Cells = npt.NDArray[np.float32]
 
 
 def make_table(trf: Trf) -> pa.Table:
@@ -41,52 +42,51 @@ def make_table(trf: Trf) -> pa.Table:
     missing = _fill(cells[1:], trf.counts, layout)
     batch = pa.ipc.read_record_batch(pa.py_buffer(whole), layout.plain)
     for index in {*layout.coded, *missing}:
-        counts = trf.counts[:, index]
         at = index + 2
-        array = _coded(counts, layout.columns[index]) if index in layout.coded else _with_nulls(batch.column(at), counts)
+        valid = trf.counts[:, index] != NO_VALUE if index in missing else None
+        if index in layout.coded:
+            array = _coded(cells[1 + index].view(np.int32), valid, layout.columns[index])
+        else:
+            array = _with_nulls(batch.column(at), valid)
         batch = batch.set_column(at, layout.schema.field(at), array)
     return pa.Table.from_batches([batch], schema=layout.schema)
 
 
-def _fill(cells: npt.NDArray[np.float32], counts: Counts, layout: "_Layout") -> list[int]:
+def _fill(cells: Cells, counts: Counts, layout: "_Layout") -> set[int]:
     """Write the counts of all columns as physical values, and say which columns hold "no value" somewhere.
 
     `counts` is rows x columns and `cells` columns x rows, so the work is a transposition. It is done in blocks that fit the
     cache: there the counts are divided, each column by its own divisor, and the quotients written out column by column.
     Dividing rather than multiplying by 0.1 makes them the nearest float32, as a text of 0.1 reads.
     """
-    found = np.zeros(counts.shape[1], bool)
+    missing = False
     for start in range(0, len(counts), BLOCK_ROWS):
-        block = np.ascontiguousarray(counts[start : start + BLOCK_ROWS])
-        empty = block == NO_VALUE
-        if empty.any():
-            found |= empty.any(axis=0)
-        physical = np.divide(block, layout.divisors, dtype=np.float32)
+        block = counts[start : start + BLOCK_ROWS]
+        missing = missing or block.min() <= NO_VALUE
+        physical = block.astype(np.float32)
+        physical /= layout.divisors[: len(block)]
         physical += np.float32(0)  # -0 becomes 0
         cells[:, start : start + len(block)] = physical.T
-    for index in layout.whole:
-        cells[index].view(np.int32)[:] = counts[:, index]
+    for index in layout.whole:  # float32 holds any 16-bit count, but not any 32-bit one
+        cells[index].view(np.int32)[:] = cells[index] if counts.itemsize == 2 else counts[:, index]
     for index in layout.unsigned:
-        cells[index] = layout.columns[index].item.to_physical(counts[:, index])
-        found[index] = False
-    return [int(index) for index in np.flatnonzero(found)]
+        cells[index][cells[index] < 0] += (1 << 16) / layout.columns[index].item.divisor
+    found = np.flatnonzero((counts == NO_VALUE).any(axis=0)) if missing else ()
+    return {int(index) for index in found if index not in layout.unsigned}
 
 
-def _coded(counts: Counts, column: Column) -> pa.DictionaryArray:
+def _coded(codes: npt.NDArray[np.int32], valid: npt.NDArray[np.bool_] | None, column: Column) -> pa.DictionaryArray:
     """Codes as words. They change a few times in a delivery, so only the first row of each run is looked at."""
-    counts = np.ascontiguousarray(counts)
-    starts = np.flatnonzero(np.diff(counts, prepend=~counts[:1]))
-    numbers, where = np.unique(counts[starts], return_inverse=True)
-    indices = np.repeat(where.astype(np.int32), np.diff(starts, append=len(counts)))
-    codes = column.item.codes or {}
-    words = pa.array([label(codes, int(number)) for number in numbers], pa.string())
-    mask = counts == NO_VALUE if NO_VALUE in numbers else None
-    return pa.DictionaryArray.from_arrays(pa.array(indices, mask=mask), words)
+    starts = np.flatnonzero(np.diff(codes, prepend=~codes[:1]))
+    numbers, where = np.unique(codes[starts], return_inverse=True)
+    indices = np.repeat(where.astype(np.int32), np.diff(starts, append=len(codes)))
+    words = pa.array([label(column.item.codes or {}, int(number)) for number in numbers], pa.string())
+    return pa.DictionaryArray.from_arrays(pa.array(indices, mask=None if valid is None else ~valid), words)
 
 
-def _with_nulls(array: pa.Array, counts: Counts) -> pa.Array:
-    valid = np.packbits(counts != NO_VALUE, bitorder="little")
-    return pa.Array.from_buffers(array.type, len(array), [pa.py_buffer(valid), array.buffers()[1]])
+def _with_nulls(array: pa.Array, valid: npt.NDArray[np.bool_]) -> pa.Array:
+    bitmap = np.packbits(valid, bitorder="little")
+    return pa.Array.from_buffers(array.type, len(array), [pa.py_buffer(bitmap), array.buffers()[1]])
 
 
 # Making 350 Arrow arrays one by one from Python takes as long as all else together. So all columns are written into one piece
@@ -99,7 +99,7 @@ class _Layout(NamedTuple):
     """What a list of item parts means for its tables."""
 
     columns: tuple[Column, ...]
-    divisors: npt.NDArray[np.float32]
+    divisors: Cells  # as wide as the counts, and a block high: numpy is faster so than when it has to repeat a row
     whole: list[int]
     unsigned: list[int]
     coded: list[int]
@@ -129,7 +129,7 @@ def _layout(parts: tuple[Part, ...]) -> _Layout:
     rows_at, body_bytes_at, nodes_at, buffers_at = _places(head)
     return _Layout(
         columns=found,
-        divisors=np.array([item.sign * item.divisor for item in items], np.float32),
+        divisors=np.tile(np.array([item.sign * item.divisor for item in items], np.float32), (BLOCK_ROWS, 1)),
         whole=[index for index, item in enumerate(items) if item.divisor == 1],
         unsigned=[index for index, item in enumerate(items) if item.unsigned],
         coded=[index for index, item in enumerate(items) if item.codes],
@@ -162,7 +162,7 @@ def _places(head: bytes) -> tuple[int, int, int, int]:
     return field(batch, 0), field(message, 3), follow(field(batch, 1)) + 4, follow(field(batch, 2)) + 4
 
 
-def _allocate(layout: _Layout, rows: int) -> tuple[Bytes, npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+def _allocate(layout: _Layout, rows: int) -> tuple[Bytes, Cells, npt.NDArray[np.int64]]:
     """Memory for a whole message; in it the cells (columns x rows, of 4 bytes) and the timestamps, yet to be written."""
     count = 1 + len(layout.columns)
     stamp_bytes, cell_bytes = -(-8 * rows // 64) * 64, -(-4 * rows // 64) * 64

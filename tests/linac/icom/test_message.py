@@ -180,7 +180,7 @@ items = st.builds(
 
 @given(
     st.lists(items, max_size=12),
-    st.datetimes(datetime.min.replace(year=1990), datetime.min.replace(year=2089)),
+    st.datetimes(datetime.fromisoformat("1990-01-01"), datetime.fromisoformat("2089-12-31")),
     st.integers(0, 255),
 )
 def test_what_is_encoded_reads_back(sent: list[Item], at: datetime, counter: int) -> None:

@@ -87,7 +87,7 @@ def test_a_log_is_never_replaced_by_its_own_export(log: Path) -> None:
 
 def test_what_cannot_be_read_is_said_and_the_rest_goes_on(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bad = log.with_name("bad.trf")
-    bad.write_bytes(b"no log")
+    bad.write_bytes(b"")
     assert main(["csv", str(bad), str(log.with_name("none.trf")), str(log)]) == 1
     said = capsys.readouterr()
     assert said.out.splitlines() == [str(log.with_name(log.stem + ".csv"))]
