@@ -107,8 +107,8 @@ def check_spool(linac: Linac) -> Check:
     except LinacError as error:
         return _noted(Check(name, Outcome.FAIL, str(error)))
     if free < SPOOL_WANTED_BYTES:
-        wanted = f"A linac fills about 3 GB a day; free at least {SPOOL_WANTED_BYTES >> 30} GiB or choose another disk in the Site block."
-        return _noted(Check(name, Outcome.WARN, f"Only {free / 2**30:.1f} GiB are free. {wanted}"))
+        seen = f"Only {free / 2**30:.1f} GiB are free. A linac fills 3 GB a day: free {SPOOL_WANTED_BYTES >> 30} GiB at least, "
+        return _noted(Check(name, Outcome.WARN, seen + "or choose another disk in the Site block."))
     return _noted(Check(name, Outcome.PASS, f"It can be written; {free / 2**30:.0f} GiB are free."))
 
 

@@ -1,14 +1,27 @@
 """Reports that stay in Prefect's UI, for a physicist and for IT. No patient appears in any of them."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 from prefect.artifacts import create_markdown_artifact
 
 from blocks import Linac
 from tasks.checks import Check, Outcome
-from tasks.trf import BackupResult
 
 SIGNS = {Outcome.PASS: "✅ pass", Outcome.WARN: "⚠️ warn", Outcome.FAIL: "❌ fail"}
+
+
+@dataclass(frozen=True)
+class BackupResult:
+    """What one backup brought: logs indexed, their rows, logs known before, files set aside with the reason, a problem."""
+
+    serial: str
+    backup: str
+    indexed: int = 0
+    rows: int = 0
+    duplicates: int = 0
+    aside: list[tuple[str, str]] = field(default_factory=list)
+    problem: str = ""
 
 
 def artifact_key(*parts: str) -> str:

@@ -2,7 +2,6 @@
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +13,13 @@ from linac.errors import BackupError, StorageError, UnreachableError
 from linac.index import Index, Log
 from linac.transport import Entry
 from linac.trf.backup import read_trfs
+from tasks.reports import BackupResult
 
 BACKUPS = "SDD+*.zip"
 """Names of the NSS's diagnostic backups (facts-trf.md)."""
 
 RETRIES = 2
 RETRY_SECONDS = 20
-
-
-@dataclass(frozen=True)
-class BackupResult:
-    """What one backup brought: logs indexed, their rows, logs known before, files set aside with the reason, a problem."""
-
-    serial: str
-    backup: str
-    indexed: int = 0
-    rows: int = 0
-    duplicates: int = 0
-    aside: list[tuple[str, str]] = field(default_factory=list)
-    problem: str = ""
 
 
 def _may_pass(_task: object, _run: object, state: Any) -> bool:

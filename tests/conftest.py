@@ -3,8 +3,12 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from launch.stack import Stack
 
 PROJECT = Path(__file__).resolve().parent.parent
 SAMPLES = PROJECT.parent / "shared" / "samples" / "trf"
@@ -27,17 +31,24 @@ def samples() -> Path:
 
 
 @pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The pinned Prefect server with our blocks and deployments, and no worker; its API's URL."""
+def prefect_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Stack"]:
+    """The pinned Prefect server with our blocks and deployments, and no worker; this process talks to it."""
     from launch.stack import Stack, free_port
 
     stack = Stack(tmp_path_factory.mktemp("prefect"), free_port())
     stack.env["PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS"] = "5"  # a minute otherwise
     stack.start(worker=False)
     try:
-        from prefect.settings import PREFECT_API_URL, temporary_settings
+        from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW, temporary_settings
 
-        with temporary_settings({PREFECT_API_URL: stack.env["PREFECT_API_URL"]}):
-            yield stack.env["PREFECT_API_URL"]
+        quiet = {PREFECT_API_URL: stack.env["PREFECT_API_URL"], PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW: "ignore"}
+        with temporary_settings(quiet):
+            yield stack
     finally:
         stack.stop()
+
+
+@pytest.fixture(scope="session")
+def prefect_server(prefect_stack: "Stack") -> str:
+    """The URL of that server's API."""
+    return prefect_stack.env["PREFECT_API_URL"]

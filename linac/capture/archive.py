@@ -43,6 +43,9 @@ READ_BYTES = 64 << 20
 PENDING_SESSIONS = 16
 """So many finished sessions may wait in memory (1 to 2 MB each) for a share that is away; then reading waits, too."""
 
+AWAY_SECONDS = 2.0
+"""A failure to store that took longer than this means that the share is away."""
+
 LIVE_SECONDS = 2.0
 """Messages older than this are not written to `live/` any more."""
 
@@ -146,6 +149,9 @@ class Archiver:
         self._draft: _Draft | None = None
         self._pending: list[_Draft] = []
         self._done: list[Archived] = []
+        self._failed: LinacError | None = None  # these three: in the call that is going on
+        self._away = False
+        self._tried: list[_Draft] = []
         self._marks: list[Position] = []
         self._marked = 0
         self._runs: dict[int, str] = {}
@@ -172,13 +178,15 @@ class Archiver:
 
     def _work(self, seconds: float) -> LinacError | None:
         reader = self._restore()
-        failed = self._read(reader, time.monotonic() + seconds, self._store_all(None))
-        failed = self._store_all(failed)
+        self._failed, self._away, self._tried = None, False, []
+        self._store_all()
+        self._read(reader, time.monotonic() + seconds)
+        self._store_all()
         self._write_live()
         self._save()
         if reader.at_end:
             self._tend()
-        return failed
+        return self._failed
 
     def finish(self) -> list[Archived]:
         """Archive everything, also the session that is going on, as if the patient had left. For a linac that is removed.
@@ -190,11 +198,11 @@ class Archiver:
             done += self.run_once(float("inf"))
         with self._alone():
             self._take_all(self._cutter.end_session())
-            failed = self._store_all(None)
+            self._store_all()
             self._save(force=True)
         self._done = done + self._done
-        if failed is not None:
-            raise failed
+        if self._failed is not None:
+            raise self._failed
         done, self._done = self._done, []
         return done
 
@@ -233,10 +241,10 @@ class Archiver:
 
     def _forget(self) -> None:
         self._reader, self._cutter, self._marked = None, SessionCutter(self.silence_seconds), 0
-        self._draft, self._pending = None, []
+        self._draft, self._pending, self._tried = None, [], []
 
-    def _read(self, reader: Reader, deadline: float, failed: LinacError | None) -> LinacError | None:
-        """Take entries from the journal, storing sessions as they end. Returns the first failure to store."""
+    def _read(self, reader: Reader, deadline: float) -> None:
+        """Take entries from the journal, storing sessions as they end."""
         for entry in reader.read(READ_BYTES):
             going_on = self._cutter.session
             if going_on is not None and going_on.start < self._handled <= entry.start:
@@ -246,13 +254,12 @@ class Archiver:
             if self._cutter.messages - self._marked >= _MARK_EVERY:
                 self._marked = self._cutter.messages
                 self._marks.append(entry.end)
-            if self._pending and failed is None:
-                failed = self._store_all(None)
+            if self._pending:
+                self._store_all()
             if len(self._pending) >= PENDING_SESSIONS or time.monotonic() > deadline:
-                return failed
+                return
         if reader.at_end:
             self._take_all(self._cutter.now(time.time_ns(), time.monotonic_ns()))
-        return failed
 
     def _take_all(self, steps: list[Step]) -> None:
         for step in steps:
@@ -275,22 +282,22 @@ class Archiver:
 
     # Writing: drafts -> files.
 
-    def _store_all(self, failed: LinacError | None) -> LinacError | None:
-        """Store what waits. One that fails does not hold up the others, unless failing takes long, as when a share is away."""
-        if failed is not None:
-            return failed
+    def _store_all(self) -> None:
+        """Store what waits, each once a call. One that fails does not hold up the others, unless failing takes long: then the
+        share is away."""
         for draft in list(self._pending):
+            if self._away or draft in self._tried:
+                continue
+            self._tried.append(draft)
             began = time.monotonic()
             try:
                 self._store(draft)
             except LinacError as error:
-                failed = failed or error
-                if time.monotonic() - began > 2.0:
-                    break
+                self._failed = self._failed or error
+                self._away = time.monotonic() - began > AWAY_SECONDS
             else:
                 self._pending.remove(draft)
                 self._save(force=True)
-        return failed
 
     def _store(self, draft: _Draft) -> None:
         session = draft.session

@@ -266,13 +266,15 @@ class Listener:
 
     def _keep(self) -> None:
         status_due = size_due = 0.0
+        shown: tuple[str, bool, str] | None = None
         while True:
             now = time.monotonic()
             ending = self._keeping.is_set()
             with contextlib.suppress(OSError, LinacError):
                 if now >= size_due:
                     self._journal_bytes, size_due = journal.size(self.places.journal), now + SIZE_SECONDS
-            if now >= status_due or ending or self._stopping:
+            if now >= status_due or ending or shown != (self._state, self._silent, self._stopping):
+                shown = (self._state, self._silent, self._stopping)
                 with contextlib.suppress(OSError):  # Windows, while somebody reads it: the next one is due in a second
                     write_whole(self.places.status, self.status().to_json().encode(), keep=ending, tries=3 if ending else 1)
                 status_due = now + STATUS_SECONDS

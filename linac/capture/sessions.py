@@ -8,15 +8,15 @@
   message, and the interruption is recorded in it. Only if nothing of that patient comes for 15 minutes (`SILENCE_SECONDS`) it has
   ended with its last message.
 - After a connection is made the linac may send messages again. Those that are known (the last 4096 are remembered) are dropped.
-- A message is complete when the next one begins, after a second without a byte, or when the stream of bytes ends. What then
-  looks like the message before it without its last items was cut short, and is counted as skipped.
+- A message is complete when the next one begins. After a second without a byte it is, if its length says so or its items are
+  those of a message before; after ten, and when the stream of bytes ends, unless it looks like one whose last items are missing.
 - A counter that jumps, a message that comes twice with other data, a clock that goes back are recorded with what stood before and
   after. They end nothing.
 - Bytes that belong to no message are counted. They stay in the journal.
 """
 
 import hashlib
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -27,7 +27,11 @@ from linac.icom import BY_NAME, NO_VALUE, Message, MessageStream
 
 SILENCE_SECONDS = 900.0
 SETTLE_SECONDS = 1.0
-"""After so long without a byte the last message is taken as complete."""
+"""After so long without a byte the last message is taken as complete if it shows that it is. Not earlier: a lost packet on the
+network takes a few hundred milliseconds to come again."""
+
+UNSURE_SECONDS = 10.0
+"""After so long it is taken as complete if nothing speaks against it."""
 
 REMEMBERED = 4096
 """Messages that can be recognised when they come again: 17 minutes at 4 a second."""
@@ -47,6 +51,10 @@ NO_VALUE_MU = "Delivery MU (the linac says: no value)"
 
 GAPS = {*INTERRUPTIONS, "counter_jump"}
 """Kinds of events after which messages may be missing."""
+
+
+Shape = tuple[tuple[int, int, str, str], ...]
+"""Tag, VR and part of each item of a message: what it is made of, without what it says."""
 
 
 class Edge(NamedTuple):
@@ -194,6 +202,8 @@ class SessionCutter:
         self._stream = MessageStream()
         self._counted = (0, 0)
         self._last: Message | None = None
+        self._last_idle: Message | None = None
+        self._recent: deque[Message] = deque(maxlen=8)
         self._last_edge: Edge | None = None
         self._latest: datetime | None = None
         self._seen: OrderedDict[bytes, None] = OrderedDict()
@@ -202,7 +212,7 @@ class SessionCutter:
         self._arrival: Record | None = None  # the last data
         self._arrival_run = ""
         self._settled = True
-        self._doubtful: Message | None = None  # looked cut short when time passed; what comes next decides
+        self._doubtful: Message | None = None  # perhaps not complete when a second had passed: what comes next decides
         self._end = Position(0, 0)
 
     def feed(self, entry: Entry) -> list[Step]:
@@ -252,16 +262,26 @@ class SessionCutter:
 
     def _pass_time(self, elapsed: float) -> list[Step]:
         steps: list[Step] = []
-        if elapsed >= SETTLE_SECONDS and not self._settled and self._arrival is not None:
+        if elapsed >= SETTLE_SECONDS and not self._settled:
             self._settled = True
+            sure = self._stream.whole
             for message in self._stream.flush():
-                if self._cut_short(message):
-                    self._doubtful = message
+                if sure or self._shape(message) in self._shapes():
+                    steps += self._late(message)
                 else:
-                    steps += self._message(message, self._arrival.wall_ns, self._end, self._end, self._arrival_run)
+                    self._doubtful = message
+        doubtful = self._doubtful
+        if elapsed >= UNSURE_SECONDS and doubtful is not None and not self._cut_short(doubtful):
+            self._doubtful = None
+            steps += self._late(doubtful)
         if self.session is not None and elapsed >= self.silence_seconds:
             steps += self.end_session()
         return steps
+
+    def _late(self, message: Message) -> list[Step]:
+        """Take a message that time has shown to be complete."""
+        arrived = self._arrival.wall_ns if self._arrival else 0
+        return self._message(message, arrived, self._end, self._end, self._arrival_run)
 
     def _take(self, found: list[Message], entry: Entry) -> list[Step]:
         """Messages that the stream gave out, and what it had to skip for them."""
@@ -314,11 +334,21 @@ class SessionCutter:
         return steps
 
     def _cut_short(self, message: Message) -> bool:
-        """Whether a message whose end nothing shows has lost its end: its tags are only the first of those before it."""
-        if self._last is None or len(message.raw) >= len(self._last.raw):
+        """Whether a message whose end nothing shows has lost its end: it has only the first items of one that came before, or
+        is of a new kind and lacks what every control point has."""
+        shape, shapes = self._shape(message), self._shapes()
+        if shape in shapes:
             return False
-        tags, known = ([item[:4] for item in each.items] for each in (message, self._last))
-        return len(tags) < len(known) and tags == known[: len(tags)]
+        return any(known[: len(shape)] == shape for known in shapes) or bool(lacking(message))
+
+    def _shapes(self) -> list[Shape]:
+        """What the messages before were made of."""
+        known = [*self._recent, self._last_idle] if self._last_idle is not None else [*self._recent]
+        return [self._shape(message) for message in known]
+
+    @staticmethod
+    def _shape(message: Message) -> Shape:
+        return tuple(item[:4] for item in message.items)
 
     def _message(self, message: Message, arrived_ns: int, start: Position, end: Position, run: str) -> list[Step]:
         edge = Edge(arrived_ns, message.timestamp, message.counter)
@@ -328,11 +358,14 @@ class SessionCutter:
             return []
         events = self._compare(message, edge)
         self._last, self._last_edge = message, edge
+        self._recent.append(message)
         self._latest = max(self._latest or message.timestamp, message.timestamp)
         for event in events:
             self._note(event)
         steps: list[Step] = []
         patient = message.text("Patient ID")
+        if not patient:
+            self._last_idle = message
         session = self.session
         if session is not None and patient != session.patient_id:
             steps += self.end_session()

@@ -5,16 +5,13 @@ listen, status        see `linac.capture`
 """
 
 import argparse
-import importlib
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from linac.errors import LinacError
 from linac.icom import show
-
-CAPTURE = "linac.capture.cli"
-"""Where `listen` and `status` are. Imported only when asked for: looking into a file needs none of it."""
 
 
 def _add_show(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -42,9 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m linac.icom", description="Look into recorded iCom sessions, or record them.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_show(commands)
-    if arguments[:1] != ["show"]:
-        importlib.import_module(CAPTURE).add_commands(commands)
+    if arguments[:1] != ["show"]:  # looking into a file needs none of it
+        from linac.capture import cli
+
+        cli.add_commands(commands)
     chosen = parser.parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):  # a console may lack letters that a name has
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return int(chosen.run(chosen) or 0)
     except LinacError as error:

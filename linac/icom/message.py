@@ -59,13 +59,14 @@ class Message:
     __slots__ = ("_known", "counter", "raw", "replaces", "timestamp")
 
     def __init__(self, raw: bytes, *, replaces: bool = False) -> None:
-        if len(raw) < layout.HEADER_SIZE or not layout.header_at(raw, 0):
+        time = layout.read_time(raw) if len(raw) >= layout.HEADER_SIZE else None
+        if time is None:
             raise NotIcomError(
                 f"These {len(raw)} bytes do not begin with an iCom message: a date like 2024-05-0612:13:14 should stand at "
                 "byte 8. What they came from is probably not iCom: check the path or the address."
             )
         self.raw = raw
-        self.timestamp: datetime = layout.read_time(raw)
+        self.timestamp: datetime = time
         self.counter: int = raw[layout.DATE_END]
         self.replaces = replaces
         self._known = layout.HEADER_SIZE

@@ -82,7 +82,10 @@ class MessageStream:
         return [message]
 
     def close(self) -> list[Message]:
-        """The stream has ended: return what is still inside and complete, count the rest as skipped."""
+        """The stream has ended: return what is still inside and complete, count the rest as skipped.
+
+        A message that was cut exactly where an item ends looks complete, and is returned, unless the prefix's length is proven.
+        """
         self._check()
         self._ended = True
         found = self._advance()
@@ -150,14 +153,24 @@ class MessageStream:
             return False
         if left < layout.HEADER_SIZE or not layout.header_at(data, self._at):
             return self._derail()
+        if self._swallowed_another():
+            return self._derail()
         self._length.learn(self._field(), self._at - self._start, sure=True)
         self._finish(found, self._at)
         self._begin(self._at)
         return True
 
+    def _swallowed_another(self) -> bool:
+        """Whether a message that ends cleanly is two: the first was cut in a long value, which took in the next one's header."""
+        expected = self._length.expected(self._field())
+        if expected in (-1, self._at - self._start):
+            return False
+        header, _ = self._find_header(self._start + layout.DATE_END)
+        return 0 <= header < self._at
+
     def _derail(self) -> bool:
         whole = self._length.expected(self._field()) == self._at - self._start  # then a header inside it is only a value
-        self._state, self._seek = _DERAILED, self._at if whole else self._start + layout.HEADER_SIZE
+        self._state, self._seek = _DERAILED, self._at if whole else self._start + layout.DATE_END
         return True
 
     def _recover(self, found: list[Message]) -> bool:
@@ -199,7 +212,7 @@ class MessageStream:
 
     def _end_inside(self, found: list[Message]) -> bool:
         """The stream ended inside an item. A damaged length may have made it swallow messages: find them."""
-        header, _ = self._find_header(self._start + layout.HEADER_SIZE)
+        header, _ = self._find_header(self._start + layout.DATE_END)
         if header < 0:
             self._drop(len(self._buffer))
             self._at, self._state = len(self._buffer), _SEARCHING

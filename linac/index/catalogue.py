@@ -15,20 +15,22 @@ import pyarrow.parquet as pq
 
 from linac.errors import DamagedError
 from linac.index import names
-from linac.index.schema import KIND_KEY, UTC_MS, VERSION, VERSION_KEY, check
+from linac.index.schema import KIND_KEY, TEXT, UTC_MS, VERSION, VERSION_KEY, check
 
 SCHEMA = pa.schema(
     [
         pa.field("sha256", pa.binary(32)),
-        pa.field("linac", pa.string()),
+        pa.field("linac", TEXT),
         pa.field("start_utc", UTC_MS),
-        pa.field("field_label", pa.string()),
-        pa.field("field_name", pa.string()),
+        pa.field("field_label", TEXT),
+        pa.field("field_name", TEXT),
     ],
     metadata={KIND_KEY: b"catalogue", VERSION_KEY: str(VERSION).encode()},
 )
 TAKEN = ["sha256", "linac", "start_utc", "field_label", "field_name"]
 """The columns of the deliveries that it is made from."""
+
+TEXTS = ("linac", "field_label", "field_name")
 
 _YEAR = re.compile(r"([0-9]{4})\.parquet")
 
@@ -46,14 +48,23 @@ def years(listed: Iterable[str]) -> list[str]:
 def from_deliveries(table: Any) -> Any:
     """Entries for rows of deliveries."""
     hashes = pa.array([bytes.fromhex(text) for text in table.column("sha256").to_pylist()], pa.binary(32))
-    return pa.table([hashes, *(table.column(name).cast(SCHEMA.field(name).type) for name in TAKEN[1:])], schema=SCHEMA)
+    columns = (table.column(name) for name in TAKEN[1:])
+    encoded = [column.dictionary_encode() if pa.types.is_string(column.type) else column for column in columns]
+    return pa.table([hashes, *encoded], schema=SCHEMA)
+
+
+def merge(old: Any, new: Any) -> Any | None:
+    """Entries of both, each once; None if `old` has them all."""
+    fresh = new.filter(pc.invert(pc.is_in(new.column("sha256"), value_set=old.column("sha256").combine_chunks())))
+    return pa.concat_tables([old, fresh]) if fresh.num_rows else None
 
 
 def encode(table: Any) -> bytes:
     """A catalogue file. Hashes do not get smaller, so they are stored as they are, to be read at memory speed."""
     sink = io.BytesIO()
     packed = {name: "none" if name == "sha256" else "zstd" for name in TAKEN}
-    pq.write_table(table, sink, compression=packed, use_dictionary=["linac", "field_label", "field_name"])
+    one = table.unify_dictionaries().combine_chunks()
+    pq.write_table(one, sink, compression=packed, use_dictionary=list(TEXTS), write_statistics=False)
     return sink.getvalue()
 
 
@@ -62,9 +73,11 @@ def decode(data: bytes, name: str, columns: list[str] | None = None) -> Any:
     try:
         file = pq.ParquetFile(io.BytesIO(data))
         check(file.schema_arrow, "catalogue", name)
-        return file.read(columns=columns, use_threads=False)
+        return file.read(columns=columns)
     except (pa.ArrowException, OSError) as error:
-        raise DamagedError(f"{name} cannot be read ({type(error).__name__}). Remove it, then run compact: it is made again.") from error
+        raise DamagedError(
+            f"{name} cannot be read ({type(error).__name__}). Remove it, then run compact: it is made again."
+        ) from error
 
 
 def with_hash(table: Any, prefix: str) -> Any:
@@ -82,19 +95,21 @@ def with_hash(table: Any, prefix: str) -> Any:
 
 def with_field(table: Any, pattern: str) -> Any:
     """The entries whose field's label, name, or `label/name` is `pattern`: any case, `*` for any text."""
-    wanted = re.compile(".*".join(re.escape(part) for part in pattern.split("*")), re.IGNORECASE | re.DOTALL)
-    label, name = (table.column(column).combine_chunks().dictionary_encode() for column in ("field_label", "field_name"))
-    hits = [_matching(column, wanted) for column in (label, name)]
-    if "/" in pattern or "*" in pattern:
-        both = pc.binary_join_element_wise(table.column("field_label"), table.column("field_name"), "/").combine_chunks()
-        hits.append(_matching(both.dictionary_encode(), wanted))
-    mask = hits[0]
-    for more in hits[1:]:
-        mask = pc.or_(mask, more)
+    label, name = (_dictionary(table.column(column)) for column in ("field_label", "field_name"))
+    mask = pc.or_kleene(_matching(label, pattern), _matching(name, pattern))
+    for index, letter in enumerate(pattern):  # label/name: either may hold slashes of its own
+        if letter == "/":
+            mask = pc.or_kleene(mask, pc.and_kleene(_matching(label, pattern[:index]), _matching(name, pattern[index + 1 :])))
     return table.filter(mask)
 
 
-def _matching(column: Any, wanted: "re.Pattern[str]") -> Any:
+def _dictionary(column: Any) -> Any:
+    column = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+    return column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+
+
+def _matching(column: Any, pattern: str) -> Any:
     """Which rows of a dictionary-encoded column match; each distinct text is looked at once."""
-    good = [index for index, text in enumerate(column.dictionary.to_pylist()) if wanted.fullmatch(text)]
-    return pc.fill_null(pc.is_in(column.indices, value_set=pa.array(good, pa.int32())), False)
+    wanted = ".*".join(re.escape(part) for part in pattern.split("*"))
+    good = pc.match_substring_regex(column.dictionary, f"(?is)^{wanted}$")
+    return pc.take(good, column.indices)

@@ -13,6 +13,9 @@ from linac.index.schema import DELIVERIES_SCHEMA, RENAMED, check, upgrade
 from linac.trf.metrics import summarise
 from linac.trf.reader import Trf
 
+UNIQUE = ("sha256", "raw_file", "original_name")
+"""Columns in which hardly any value occurs twice."""
+
 Row = dict[str, Any]
 """One delivery, by column."""
 
@@ -64,7 +67,18 @@ def merge(old: Any | None, new: Any) -> Any:
 def encode(table: Any) -> bytes:
     """A deliveries file."""
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", compression_level=3, row_group_size=max(1, table.num_rows))
+    # Statistics of all columns and Arrow's own schema would be more than the rows of a small month.
+    with pq.ParquetWriter(
+        sink,
+        table.schema,
+        compression="zstd",
+        compression_level=3,
+        use_dictionary=[name for name in table.column_names if name not in UNIQUE],
+        write_statistics=["start_utc", "start_local"],
+        store_schema=False,
+    ) as file:
+        file.write_table(table, row_group_size=max(1, table.num_rows))
+        file.add_key_value_metadata(DELIVERIES_SCHEMA.metadata)
     return sink.getvalue()
 
 
@@ -77,10 +91,10 @@ def decode(data: bytes, name: str, columns: list[str] | None = None) -> Any:
         file = pq.ParquetFile(io.BytesIO(data))
         version = check(file.schema_arrow, "deliveries", name)
         if columns is None:
-            return upgrade(file.read(use_threads=False), "deliveries", version, name)
+            return upgrade(file.read(), "deliveries", version, name)
         return file.read(columns=columns, use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise DamagedError(
-            f"{name} cannot be read as a deliveries file ({type(error).__name__}: {str(error)[:200]}). Restore it from a backup, or "
-            "move it away and add the raw logs of that month again."
+            f"{name} cannot be read as a deliveries file ({type(error).__name__}: {str(error)[:200]}). Restore it from a backup, "
+            "or move it and the samples of that month away and add the raw logs of that month again."
         ) from error

@@ -99,8 +99,8 @@ class Lease:
             return
         if not self._is_ours():
             raise StorageError(
-                f"This run stood still for {now - self._last:.0f} s while writing to {self._folder.location}, and another run went "
-                "on in its place. Run again: what is there already is not done twice."
+                f"This run stood still for {now - self._last:.0f} s while writing to {self._folder.location}, and another run "
+                "went on in its place. Run again: what is there already is not done twice."
             )
         self._beats += 1
         self._folder.write(self._name, self._text())

@@ -35,7 +35,8 @@ def check_serial(serial: str) -> str:
     """`serial`, if a folder can be called so everywhere. Raises `SetupError` otherwise."""
     if not _SERIAL.fullmatch(serial) or serial.partition(".")[0].upper() in _DEVICES:
         raise SetupError(
-            f"The linac's serial {serial!r} cannot name a folder. Give letters, digits, '-', '_' or '.' only, 32 at most, such as 4299."
+            f"The linac's serial {serial!r} cannot name a folder. Give letters, digits, '-', '_' or '.' only, 32 at most, "
+            "such as 4299."
         )
     return serial
 

@@ -27,8 +27,8 @@ MAGIC = b"PAR1"
 ZSTD_LEVEL = 3
 PAGE_ROWS = 1 << 15
 """Rows of a data page, at most: 22 minutes of a log."""
-SMALL_PAGE = 64
-"""A column of one value, of fewer bytes than this, is not worth a compressor's time: it is stored as it is."""
+SMALL_CHUNK = 192
+"""A column chunk of fewer bytes than this is not worth a compressor's time: it is stored as it is."""
 
 INT32, INT64, FLOAT, BYTE_ARRAY = 1, 2, 4, 6
 PLAIN, RLE, DELTA_BINARY_PACKED, RLE_DICTIONARY, BYTE_STREAM_SPLIT = 0, 3, 5, 8, 9
@@ -296,34 +296,22 @@ def _i32s(*numbers: int) -> bytes:
     return b"".join(b"\x15" + _zigzag(number) for number in numbers)
 
 
-def _page(out: bytearray, kind: int, data: bytes, codec: int, specific: bytes) -> int:
-    """Append a page, and say how large it is uncompressed, its header included. `specific` is the end of its header."""
+def _page(kind: int, data: bytes, codec: int, specific: bytes) -> tuple[bytes, int]:
+    """A page, and how large it is uncompressed, its header included. `specific` is the end of its header."""
     packed = _codec().compress(data, asbytes=True) if codec == ZSTD else data
     crc = zlib.crc32(packed)
     head = _i32s(kind, len(data), len(packed), crc - (1 << 32) if crc >> 31 else crc) + specific
-    out += head
-    out += packed
-    return len(head) + len(data)
+    return head + packed, len(head) + len(data)
 
 
-def write_chunk(out: bytearray, leaf: Leaf, rows: int, values: Values) -> Chunk:
-    """Append one column of one delivery to the body `out`."""
-    begin = len(out)
-    width = values.width
-    constant = values.entries == 1 and values.present is None and len(values.dictionary) < SMALL_PAGE and not leaf.repetition
-    codec = UNCOMPRESSED if width == 0 or constant else ZSTD
-    stored, encoding = values.indices, RLE_DICTIONARY if values.entries else PLAIN
-    if values.whole is not None:
-        stored, encoding = values.whole, DELTA_BINARY_PACKED
-    elif values.floats is not None:
-        stored, encoding = values.floats, BYTE_STREAM_SPLIT
-    uncompressed = 0
+def _pages(leaf: Leaf, rows: int, values: Values, encoding: int) -> list[tuple[int, bytes, bytes]]:
+    """Kind, content and end of the header of each page of a column chunk."""
+    pages = []
     if values.entries:
         # Field 7 of a page's header: the dictionary's entries, PLAIN.
-        specific = b"\x3c" + _i32s(values.entries, PLAIN) + b"\0\0"
-        uncompressed += _page(out, DICTIONARY_PAGE, values.dictionary, codec, specific)
-    data_at = len(out)
-    done = 0
+        pages.append((DICTIONARY_PAGE, values.dictionary, b"\x3c" + _i32s(values.entries, PLAIN) + b"\0\0"))
+    stored = next((part for part in (values.whole, values.floats, values.indices) if part is not None), None)
+    width, done = values.width, 0
     for start in range(0, rows, PAGE_ROWS):
         page_rows = min(PAGE_ROWS, rows - start)
         count = page_rows * max(1, width)
@@ -333,22 +321,51 @@ def write_chunk(out: bytearray, leaf: Leaf, rows: int, values: Values) -> Chunk:
             present = values.present[start * width : start * width + count] if values.present is not None else None
             here = count if present is None else int(np.count_nonzero(present))
             data = (_repetition(page_rows, width) if leaf.repetition else b"") + _definition(present, count, leaf.definition)
-            part = stored[done : done + here] if stored is not None else None
-            data += _encoded(encoding, part, here, width)
+            data += _encoded(encoding, stored[done : done + here] if stored is not None else None, here, width)
             done += here
         # Field 5 of a page's header: values, their encoding, and that of the levels.
-        specific = b"\x1c" + _i32s(count, encoding, RLE, RLE) + b"\0\0"
-        uncompressed += _page(out, DATA_PAGE, data, codec, specific)
-    return Chunk(
+        pages.append((DATA_PAGE, data, b"\x1c" + _i32s(count, encoding, RLE, RLE) + b"\0\0"))
+    return pages
+
+
+def write_chunk(out: bytearray, leaf: Leaf, rows: int, values: Values) -> Chunk:
+    """Append one column of one delivery to the body `out`."""
+    if values.indices is None and values.whole is None and values.floats is None and values.present is None:
+        body, chunk = _constant(leaf, rows, values.width, values.dictionary, values.entries)
+    else:
+        body, chunk = _chunk(leaf, rows, values)
+    chunk = chunk.moved(len(out))
+    out += body
+    return chunk._replace(statistics=_statistics(values)) if values.bounds is not None else chunk
+
+
+@functools.lru_cache(maxsize=256)
+def _constant(leaf: Leaf, rows: int, width: int, dictionary: bytes, entries: int) -> tuple[bytes, Chunk]:
+    """A column of one value, or of none: most columns of most logs."""
+    return _chunk(leaf, rows, Values(width=width, dictionary=dictionary, entries=entries))
+
+
+def _chunk(leaf: Leaf, rows: int, values: Values) -> tuple[bytes, Chunk]:
+    """The pages of a column, and what the footer says of them if they stood at 0."""
+    encoding = RLE_DICTIONARY if values.entries else PLAIN
+    if values.whole is not None:
+        encoding = DELTA_BINARY_PACKED
+    elif values.floats is not None:
+        encoding = BYTE_STREAM_SPLIT
+    pages = _pages(leaf, rows, values, encoding)
+    codec = ZSTD if sum(len(data) for _, data, _ in pages) >= SMALL_CHUNK else UNCOMPRESSED
+    written = [_page(kind, data, codec, specific) for kind, data, specific in pages]
+    body = b"".join(page for page, _ in written)
+    return body, Chunk(
         leaf,
         codec,
         encoding,
-        rows * max(1, width),
-        uncompressed,
-        len(out) - begin,
-        data_at,
-        begin if values.entries else None,
-        _statistics(values),
+        values=rows * max(1, values.width),
+        uncompressed=sum(size for _, size in written),
+        compressed=len(body),
+        data_at=len(written[0][0]) if values.entries else 0,
+        dictionary_at=0 if values.entries else None,
+        statistics=None,
     )
 
 

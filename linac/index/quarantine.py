@@ -39,7 +39,7 @@ def put(folder: Folder, serial: str, name: str, sha256: str, data: bytes, reason
         f"Size:       {len(data)} bytes\n"
         f"Set aside:  {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC\n\n"
         "If the file was damaged on its way, add it again from another backup. If newer software reads it, run\n"
-        f'    python -m linac.index retry <records root> --machine {serial}\n'
+        f"    python -m linac.index retry <records root> --machine {serial}\n"
         "Either way it leaves this folder by itself once it is in the index.\n"
     )
     folder.write(path + REASON, text.encode())
@@ -48,11 +48,12 @@ def put(folder: Folder, serial: str, name: str, sha256: str, data: bytes, reason
 
 def listed(folder: Folder, serial: str) -> list[Quarantined]:
     """What is set aside for a linac, reasons left out."""
-    found = []
-    for entry in folder.list(f"{names.QUARANTINE}/{serial}/*.trf"):
-        if match := _NAME.fullmatch(entry.name):
-            found.append(Quarantined(f"{names.QUARANTINE}/{serial}/{entry.name}", f"{match[1]}.trf", match[2], entry.size))
-    return found
+    where = f"{names.QUARANTINE}/{serial}"
+    return [
+        Quarantined(f"{where}/{entry.name}", f"{match[1]}.trf", match[2], entry.size)
+        for entry in folder.list(f"{where}/*.trf")
+        if (match := _NAME.fullmatch(entry.name))
+    ]
 
 
 def reason_of(folder: Folder, item: Quarantined) -> tuple[str, str]:

@@ -156,8 +156,7 @@ class Encoded:
             raise ValueError("a log without rows has no row group")
         body = bytearray()
         chunks = [
-            write_chunk(body, leaf, trf.rows, values)
-            for leaf, values in zip(layout().leaves, _columns(trf, sha256), strict=True)
+            write_chunk(body, leaf, trf.rows, values) for leaf, values in zip(layout().leaves, _columns(trf, sha256), strict=True)
         ]
         base = len(self._body)
         self._groups.append(Group(trf.rows, [chunk.moved(base) for chunk in chunks]))
@@ -228,6 +227,6 @@ class SamplesFile:
 
 def _damaged(name: str, error: BaseException) -> DamagedError:
     return DamagedError(
-        f"{name} cannot be read as a samples file ({type(error).__name__}: {str(error)[:200]}). Restore it from a backup, or move it "
-        "away and add its raw logs again: verify says which."
+        f"{name} cannot be read as a samples file ({type(error).__name__}: {str(error)[:200]}). Restore it from a backup. Or "
+        "move it and the deliveries of that month away, and add the raw logs of that month again."
     )

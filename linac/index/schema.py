@@ -97,7 +97,8 @@ def _bank(bank: Bank) -> Column:
         bank.column,
         BANK,
         "mm",
-        f"Elekta's `{name} Leaf n/{what} (mm)` for n = 1 to {LEAVES}, leaf 1 first: {sign}. A leaf that the log does not have is null.",
+        f"Elekta's `{name} Leaf n/{what} (mm)` for n = 1 to {LEAVES}, leaf 1 first: {sign}. A leaf that the log does not have "
+        "is null.",
     )
 
 
@@ -166,7 +167,7 @@ DELIVERIES: tuple[Column, ...] = (
     Column("linac", pa.string(), "", "The linac's serial, as the operator gave it; also in the folder's name, as `machine`."),
     *_metrics(),
     Column("field", pa.string(), "", "The field as the log says it, label and name in one."),
-    Column("utc_offset_minutes", pa.int32(), "min", "The site's UTC offset, by the log's header: start_local = start_utc + this."),
+    Column("utc_offset_minutes", pa.int32(), "min", "The site's UTC offset by the header: start_local = start_utc + this."),
     Column("item_parts", pa.int32(), "", "Number of columns of the log (350 in all versions 1 to 3 seen)."),
     Column("header_encoding", pa.string(), "", "How the header's text was read: utf-8, or latin-1 where it is not UTF-8."),
     Column("size_bytes", pa.int64(), "bytes", "Size of the TRF file."),
@@ -174,7 +175,7 @@ DELIVERIES: tuple[Column, ...] = (
     Column("backup", pa.string(), "", "The backup, or the folder, that it came from first."),
     Column("raw_file", pa.string(), "", "Where the TRF file is kept, below the records root."),
     Column("samples_file", pa.string(), "", "The Parquet file with its rows, below the records root. Null if it has no row."),
-    Column("samples_row_group", pa.int32(), "", "Which row group of that file is this delivery, from 0: the whole of it, and nothing else."),
+    Column("samples_row_group", pa.int32(), "", "Which row group of that file is this delivery, and nothing else, from 0."),
     Column("indexed_utc", UTC_MS, "UTC", "When it was taken into the index."),
 )
 """The columns of the index: a row per delivery."""
@@ -206,8 +207,8 @@ def check(schema: Any, kind: str, name: str) -> int:
     text = metadata.get(VERSION_KEY, b"")
     if not text.isdigit() or int(text) > VERSION:
         raise SetupError(
-            f"{name} was written by a newer version of this software (layout {text.decode('utf-8', 'replace')}, this one knows up to "
-            f"{VERSION}). Update this installation; nothing was changed."
+            f"{name} was written by a newer version of this software (layout {text.decode('utf-8', 'replace')}; this one knows "
+            f"up to {VERSION}). Update this installation; nothing was changed."
         )
     return int(text)
 

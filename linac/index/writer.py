@@ -57,10 +57,12 @@ class New:
 
 @dataclass
 class Written:
-    """What a batch came to: the logs that are now indexed, those that another run had indexed by then, and the files changed."""
+    """What a batch came to: the logs that are now indexed, those that another run had indexed by then, those that our own
+    encoder failed on, and the files changed."""
 
     indexed: list[New] = field(default_factory=list)
     known: list[New] = field(default_factory=list)
+    failed: list[tuple[New, Exception]] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
 
 
@@ -124,15 +126,17 @@ class Writer:
         by_month: dict[str, list[New]] = {}
         for new in sorted(batch, key=lambda new: (new.trf.header.start, new.sha256)):
             by_month.setdefault(new.month, []).append(new)
-        encoded = {month: encode(logs) for month, logs in by_month.items()}
+        encoded = {month: _encode(logs, done.failed) for month, logs in by_month.items()}
+        bad = {new.sha256 for new, _ in done.failed}
         with self._lease() as lease:
             self._recover(lease)
-            for month, logs in by_month.items():
+            for month, all_logs in by_month.items():
                 there = known(self._folder, month)
+                logs = [new for new in all_logs if new.sha256 not in bad]
                 fresh = [new for new in logs if new.sha256 not in there]
                 done.known += [new for new in logs if new.sha256 in there]
                 if fresh:
-                    rows = encoded[month] if len(fresh) == len(logs) else encode(fresh)
+                    rows = encoded[month] if len(fresh) == len(logs) else _encode(fresh)
                     self._keep_raw(lease, fresh)
                     done.files += self._commit(lease, month, fresh, rows)
                     done.indexed += fresh
@@ -148,7 +152,7 @@ class Writer:
             for suffix in ("", new.sha256[:8], new.sha256):
                 name = names.log_name(new.name, suffix)
                 there = listings[where].get(name.casefold())  # Windows and most shares take a.trf and A.trf for one
-                if there is None:
+                if there is None or suffix == new.sha256:
                     lease.keep()
                     self._folder.write(f"{where}/{name}", new.data)
                     listings[where][name.casefold()] = there = name
@@ -164,7 +168,7 @@ class Writer:
         changed = []
         places = {sha256: index for index, sha256 in enumerate(encoded.hashes)}
         while places:
-            target, old = self._samples_to_continue(month, batch, len(encoded))
+            target, old = self._samples_to_continue(month, batch)
             data = encoded.continuing(old) if old is not None else encoded.file()
             if data is None:
                 self._refused.add(target)
@@ -188,7 +192,7 @@ class Writer:
         self._folder.remove(record)
         return changed
 
-    def _samples_to_continue(self, month: str, batch: str, size: int) -> tuple[str, bytes | None]:
+    def _samples_to_continue(self, month: str, batch: str) -> tuple[str, bytes | None]:
         """The samples file that more rows go to, and what it holds now: the smallest that is small, or else a new one."""
         found = files(self._folder, "samples", self._machine, month)
         small = {name: entry for name, entry in found.items() if entry.size < GROW_BYTES and name not in self._refused}
@@ -246,23 +250,28 @@ class Writer:
             if self._put(lease, target, deliveries.encode(deliveries.merge(old, new)), old is not None):
                 changed.append(target)
                 break
-        self._enter(lease, machine, month, table)
+        self._enter(lease, month, table)
         return changed
 
-    def _enter(self, lease: Lease, machine: str, month: str, table: Any) -> None:
+    def _enter(self, lease: Lease, month: str, table: Any) -> None:
         """Bring rows into the catalogue. A year's file is made only with all that the year has."""
         name = catalogue.file_name(month[:4])
         entries = catalogue.from_deliveries(table)
         if self._folder.find(name) is None:
-            lease.keep()
-            old = self.year(month[:4])
+            merged = self.year(month[:4])  # the rows are in the deliveries already
         else:
-            old = catalogue.decode(self._folder.read(name), name)
-        there = set(old.column("sha256").to_pylist())
-        fresh = [sha256 not in there for sha256 in entries.column("sha256").to_pylist()]
-        if any(fresh) or self._folder.find(name) is None:
-            merged = pa.concat_tables([old, entries.filter(pa.array(fresh, pa.bool_()))])
+            merged = catalogue.merge(catalogue.decode(self._folder.read(name), name), entries)
+        if merged is not None:
             self._put(lease, name, catalogue.encode(merged), replaces=False)
+
+    def renew_catalogue(self, lease: Lease) -> int:
+        """Make the catalogue anew, year by year. How many deliveries it lists."""
+        count = 0
+        for year in sorted({month[:4] for _, month in partitions(self._folder)}):
+            table = self.year(year)
+            self._put(lease, catalogue.file_name(year), catalogue.encode(table), replaces=False)
+            count += table.num_rows
+        return count
 
     def year(self, year: str) -> Any:
         """The catalogue of a year, from the deliveries."""
@@ -275,7 +284,7 @@ class Writer:
         return pa.concat_tables(tables)
 
     def _recover(self, lease: Lease) -> int:
-        """Finish or forget what crashed runs left. Only the holder of the lease writes in `TRF/pending`, so all there is left over."""
+        """Finish or forget what crashed runs left: only the holder of the lease writes in `TRF/pending`."""
         recovered = 0
         left = self._folder.list(f"{names.PENDING}/*")
         for entry in left:
@@ -290,24 +299,31 @@ class Writer:
         """One record: the deliveries whose samples are in place come into the index. How many did."""
         machine, month, _ = record.rpartition("/")[2].rsplit("_", 2)
         table = deliveries.decode(self._folder.read(record), record)
-        in_place: dict[str, SamplesFile | None] = {None: None}  # type: ignore[dict-item]
-        good = []
-        for name, row_group, sha256 in zip(
-            *(table.column(column).to_pylist() for column in ("samples_file", "samples_row_group", "sha256")), strict=True
-        ):
-            if name not in in_place:
-                in_place[name] = SamplesFile(self._folder.read(name), name) if self._folder.find(name) else None
-            file = in_place[name]
-            good.append(name is None or (file is not None and file.hash(row_group) == sha256))
-        if not all(good):  # one rename brings all of them: none are there, or only those without rows need none
-            table = table.filter(pa.array(good, pa.bool_()))
+        places = zip(*(table.column(name).to_pylist() for name in ("samples_file", "samples_row_group", "sha256")), strict=True)
+        files_there: dict[str, SamplesFile] = {}
+        for name, row_group, sha256 in places:
+            if name is None:
+                continue
+            if name not in files_there:
+                if self._folder.find(name) is None:
+                    return 0
+                files_there[name] = SamplesFile(self._folder.read(name), name)
+            if files_there[name].hash(row_group) != sha256:
+                return 0
         return table.num_rows if self._publish(lease, machine, month, table) else 0
 
 
-def encode(logs: list[New]) -> Encoded:
-    """The rows of logs, of those that have any."""
+def _encode(logs: list[New], failed: list[tuple[New, Exception]] | None = None) -> Encoded:
+    """The rows of logs, of those that have any. A log that cannot be encoded goes to `failed`."""
     encoded = Encoded()
     for new in logs:
-        if new.trf.rows:
-            encoded.add(new.trf, new.sha256)
+        try:
+            if new.trf.rows:
+                encoded.add(new.trf, new.sha256)
+        except MemoryError:
+            raise
+        except Exception as error:
+            if failed is None:
+                raise
+            failed.append((new, error))
     return encoded

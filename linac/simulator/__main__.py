@@ -1,10 +1,12 @@
 """`python -m linac.simulator`: a pretend linac, run by hand.
 
-It writes backups into a folder (`--backup`), listens for iCom clients, and treats invented patients once the first one has
-connected. It ends with Ctrl-C, or when it is told to (SIGTERM). It prints `ready: iCom on HOST:PORT` once it listens.
+It writes backups into a folder (`--backup`), listens for iCom clients, and treats invented patients once one has stayed for a
+while: who only looks in, to check that a linac answers, does not count. It ends with Ctrl-C, or when it is told to (SIGTERM).
+It prints `ready: iCom on HOST:PORT` once it listens.
 """
 
 import argparse
+import io
 import json
 import os
 import signal
@@ -33,7 +35,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sessions", type=int, default=1, help="how many patients to treat (1)")
     parser.add_argument("--beams", type=int, default=2, help="beams per patient (2)")
     parser.add_argument("--mu", type=float, help="MU per beam (drawn unless given)")
-    parser.add_argument("--delay", type=float, default=3.0, help="seconds from the first client to the first patient (3)")
+    parser.add_argument("--delay", type=float, default=5.0, help="treat once a client has stayed for so many seconds (5)")
     parser.add_argument("--no-wait", action="store_true", help="do not wait for a client")
     parser.add_argument("--backup", type=Path, metavar="DIR", help="write diagnostic backups (SDD+*.zip) into this folder")
     parser.add_argument("--nights", type=int, default=2, help="so many nights' backups, up to last night's (2)")
@@ -48,6 +50,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run until told to end; the exit code."""
     chosen = parse(arguments)
+    for stream in (sys.stdout, sys.stderr):  # a console may lack letters that a path has
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     stop = threading.Event()
     for name in ("SIGINT", "SIGTERM", "SIGBREAK"):  # the last is Windows' Ctrl-Break
         if hasattr(signal, name):
@@ -94,15 +99,13 @@ def _backups(chosen: argparse.Namespace) -> None:
 
 def _treat(chosen: argparse.Namespace, linac: SimulatedLinac, stop: threading.Event) -> None:
     """Treat the patients one after the other, and say so; then wait for the end, sending idle messages."""
-    connected_at: float | None = None
     said: set[tuple[int, str]] = set()
-    written = 0.0
+    written, begun = 0.0, False
     while not stop.wait(0.05):
         now = time.monotonic()
-        if connected_at is None and (chosen.no_wait or linac.wait_for_client(0)):
-            connected_at = now
+        if not begun and (chosen.no_wait or linac.client_stays(chosen.delay)):
+            begun = True
             _say("not waiting for a client" if chosen.no_wait else "a client is connected")
-        if not linac.sessions and connected_at is not None and now >= connected_at + chosen.delay:
             for number in range(chosen.sessions):
                 patient_id, patient_name = PATIENTS[number % len(PATIENTS)]
                 beams = make_beams(chosen.beams, f"{chosen.seed} {number}", chosen.mu)

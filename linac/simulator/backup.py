@@ -8,12 +8,13 @@ import random
 import uuid
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import date, datetime, time, timedelta
 from functools import lru_cache
 from pathlib import Path
 
 from linac.simulator.logs import Log, day_start, make_log
-from linac.simulator.plan import Beam, make_beams
+from linac.simulator.plan import make_beams
 
 DAYS_KEPT = 8
 """A linac keeps the TRFs of so many days."""
@@ -88,7 +89,7 @@ def _logs_of(day: date, serial: str, seed: int, per_day: int, mu: float | None) 
     beams = make_beams(per_day, f"{seed} {serial} {day}", mu)
     label, name = ODD_FIELDS[day.toordinal() % len(ODD_FIELDS)]
     if beams:
-        beams[-1] = Beam(**{**beams[-1].__dict__, "label": label, "name": name})
+        beams[-1] = replace(beams[-1], label=label, name=name)
     logs, start = [], day_start(day)
     for number, beam in enumerate(beams):
         start += timedelta(seconds=rng.randint(120, 1800) + int(beam.seconds))

@@ -70,7 +70,7 @@ class Client:
         try:
             self.queue.put_nowait(outgoing)
         except queue.Full:
-            self.hang_up(RESET)
+            self.hang_up()
 
     def hang_up(self, how: str = FIN) -> None:
         """End the connection now, whatever still waits."""
@@ -99,7 +99,7 @@ class Client:
                 if outgoing.then is not None:
                     self._end(outgoing.then)
                     return
-        except ConnectionResetError:
+        except (ConnectionResetError, ConnectionAbortedError):  # the second is Windows' name for some of them
             self._end("client reset")
         except (OSError, ValueError):  # ValueError: closed by `hang_up` meanwhile
             self._end("client fin")  # it had said goodbye; what was sent after that failed

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from linac.icom import Item, encode_device, encode_item, encode_message, named
 from linac.icom.items import NO_VALUE
-from linac.simulator.plan import Beam
+from linac.simulator.plan import Beam, Position
 from linac.simulator.session import PARKED, Moment
 
 UNKNOWN = b"".join(
@@ -22,7 +22,9 @@ def make_message(
     moment: Moment, time: datetime, counter: int, machine: str, *, with_name: bool = True, idle_id: str | None = None
 ) -> bytes:
     """The bytes of one message. `idle_id`: the patient ID when there is no patient; None leaves the item out."""
-    return encode_message(time, counter, _who(moment, with_name, idle_id) + _machine(machine) + _what(moment) + _where(moment))
+    return encode_message(
+        time, counter, _who(moment, with_name, idle_id) + _machine(machine) + _what(moment) + _where(moment.position, moment.beam)
+    )
 
 
 def change(message: bytes) -> bytes:
@@ -67,8 +69,8 @@ def _what(moment: Moment) -> bytes:
     return b"".join(map(encode_item, items))
 
 
-def _where(moment: Moment) -> bytes:
-    position = moment.position
+@lru_cache(maxsize=16)  # while nothing moves, the same items go out again and again
+def _where(position: Position, beam: Beam | None) -> bytes:
     items = [
         *(named("Gantry", position.gantry, part) for part in "PR"),
         *(named("Collimator", position.collimator, part) for part in "PR"),
@@ -84,7 +86,7 @@ def _where(moment: Moment) -> bytes:
     return b"".join(
         [
             b"".join(map(encode_item, items)),
-            _prescribed(moment.beam),
+            _prescribed(beam),
             encode_device("MLCX", leaves),
             encode_device("ASYMX", [10.0, 10.0]),
             encode_device("ASYMY", jaws),

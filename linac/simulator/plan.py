@@ -27,8 +27,8 @@ class Position(NamedTuple):
 
     gantry: float
     collimator: float
-    bank_1: list[float]
-    bank_2: list[float]
+    bank_1: tuple[float, ...]
+    bank_2: tuple[float, ...]
     jaws: tuple[float, float]
 
 
@@ -70,7 +70,7 @@ class Beam:
             bank_1.append(half - centre)
             bank_2.append(half + centre)
         jaw = 62 + 8 * math.sin(turn / 2)
-        return Position(gantry, self.collimator, bank_1, bank_2, (jaw, jaw - 4))
+        return Position(gantry, self.collimator, tuple(bank_1), tuple(bank_2), (jaw, jaw - 4))
 
 
 def make_beams(count: int, seed: str | int = 1, mu: float | None = None) -> list[Beam]:

@@ -50,14 +50,9 @@ class SimulatedLinac:
         keep: bool = True,
         counter: int = 0,
     ) -> None:
-        self.machine, self.rate_hz, self.speed, self.idle_id, self.chunk, self.keep = (
-            machine,
-            rate_hz,
-            speed,
-            idle_id,
-            chunk,
-            keep,
-        )
+        self.machine = machine
+        self.rate_hz, self.speed = rate_hz, speed
+        self.idle_id, self.chunk, self.keep = idle_id, chunk, keep
         self.clients: list[Client] = []
         self.sessions: list[Session] = []
         self.messages_made = 0
@@ -193,6 +188,10 @@ class SimulatedLinac:
         """Wait until the first client has connected; False if none has."""
         return self._connected.wait(timeout)
 
+    def client_stays(self, seconds: float) -> bool:
+        """Whether a client has been connected for so long, and still is."""
+        return any(time.monotonic() - client.connected_at >= seconds for client in self._alive())
+
     def wait_ended(self, session: Session, timeout: float) -> bool:
         """Wait until a session, and the idle messages after it, are handed to the network. False after `timeout` seconds."""
         until = time.monotonic() + timeout
@@ -307,8 +306,12 @@ class SimulatedLinac:
                 continue
             except OSError:
                 return
-            connection.settimeout(None)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            try:
+                connection.settimeout(None)
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            except OSError:  # gone again already
+                connection.close()
+                continue
             with self._lock:
                 client = Client(connection, self.chunk)
                 for raw in list(self._history)[: self._replay]:
@@ -321,7 +324,7 @@ class SimulatedLinac:
         interval = 0.0 if self.speed == AS_FAST_AS_POSSIBLE else 1 / (self.rate_hz * self.speed)
         due = time.monotonic()
         while not self._stop.is_set():
-            self._running.wait()
+            self._running.wait(1.0)
             if not interval:
                 self._keep_pace()
             with self._lock:

@@ -16,7 +16,7 @@ GANTRY_SPEED = 6.0
 
 SETUP_SECONDS, HOLD_SECONDS, INTERRUPTED_SECONDS, RAMP_SECONDS = 3.0, 1.5, 3.0, 1.0
 
-PARKED = Position(0.0, 0.0, [50.0] * LEAF_PAIRS, [50.0] * LEAF_PAIRS, (50.0, 50.0))
+PARKED = Position(0.0, 0.0, (50.0,) * LEAF_PAIRS, (50.0,) * LEAF_PAIRS, (50.0, 50.0))
 """Where a linac without a patient stands."""
 
 

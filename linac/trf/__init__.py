@@ -17,9 +17,12 @@ np.float64(0.1)
 >>> log.table["gantry_deg"][24]  # in physical units, as an Arrow table
 <pyarrow.FloatScalar: 0.10000000149011612>
 
+`metrics.summarise(log)` says what the delivery comes down to, `backup.read_trfs` takes the logs out of a diagnostic backup,
+`writer.encode` makes logs, and `python -m linac.trf show|csv|parquet FILE...` does it by hand.
+
 It does not know patients: a TRF names none. It does not find logs, keep or index them (`linac.index` does), and it changes
 none. Every file that can be read is read, whatever item parts or states newer software adds; what cannot be read raises
-`TrfError`. `python -m linac.trf` does the same by hand.
+`TrfError`.
 """
 
 import contextlib

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from linac.trf.item_parts import NO_VALUE, Column, Part, columns, label
+from linac.trf.item_parts import NO_VALUE, Code, Column, Part, columns, label
 from linac.trf.reader import Counts, Trf
 
 BLOCK_ROWS = 256
@@ -21,6 +21,7 @@ TIMESTAMP, TIME = "timestamp", "time_s"
 
 Bytes = npt.NDArray[np.uint8]
 Cells = npt.NDArray[np.float32]
+Valid = npt.NDArray[np.bool_]
 
 
 def make_table(trf: Trf) -> pa.Table:
@@ -41,11 +42,11 @@ def make_table(trf: Trf) -> pa.Table:
         cells[0] = (utc_ms.astype(np.float64) - float(utc_ms[0])) / 1000
     missing = _fill(cells[1:], trf.counts, layout)
     batch = pa.ipc.read_record_batch(pa.py_buffer(whole), layout.plain)
-    for index in {*layout.coded, *missing}:
+    for index in {*layout.words, *missing}:
         at = index + 2
         valid = trf.counts[:, index] != NO_VALUE if index in missing else None
-        if index in layout.coded:
-            array = _coded(cells[1 + index].view(np.int32), valid, layout.columns[index])
+        if index in layout.words:
+            array = _in_words(cells[1 + index].view(np.int32), valid, layout.words[index])
         else:
             array = _with_nulls(batch.column(at), valid)
         batch = batch.set_column(at, layout.schema.field(at), array)
@@ -62,6 +63,7 @@ def _fill(cells: Cells, counts: Counts, layout: "_Layout") -> set[int]:
     missing = False
     for start in range(0, len(counts), BLOCK_ROWS):
         block = counts[start : start + BLOCK_ROWS]
+        block = block if block.flags.aligned else block.copy()  # headers of odd length: numpy is slow in what follows
         missing = missing or block.min() <= NO_VALUE
         physical = block.astype(np.float32)
         physical /= layout.divisors[: len(block)]
@@ -75,18 +77,37 @@ def _fill(cells: Cells, counts: Counts, layout: "_Layout") -> set[int]:
     return {int(index) for index in found if index not in layout.unsigned}
 
 
-def _coded(codes: npt.NDArray[np.int32], valid: npt.NDArray[np.bool_] | None, column: Column) -> pa.DictionaryArray:
-    """Codes as words. They change a few times in a delivery, so only the first row of each run is looked at."""
-    starts = np.flatnonzero(np.diff(codes, prepend=~codes[:1]))
-    numbers, where = np.unique(codes[starts], return_inverse=True)
-    indices = np.repeat(where.astype(np.int32), np.diff(starts, append=len(codes)))
-    words = pa.array([label(column.item.codes or {}, int(number)) for number in numbers], pa.string())
+class _Words(NamedTuple):
+    """The words of a coded column. `places[code + 1]` is where a code's word stands, -1 at both ends and for no word."""
+
+    codes: dict[int, Code]
+    words: pa.Array
+    places: npt.NDArray[np.int32]
+
+
+def _words(codes: dict[int, Code]) -> _Words:
+    places = np.full(max(codes) + 3, -1, np.int32)
+    places[np.array(list(codes)) + 1] = np.arange(len(codes))
+    return _Words(codes, pa.array([label(codes, code) for code in codes], pa.string()), places)
+
+
+def _in_words(counts: npt.NDArray[np.int32], valid: Valid | None, known: _Words) -> pa.DictionaryArray:
+    """Codes as words: those of the table, and then the unknown ones that occur."""
+    indices = known.places.take(counts + 1, mode="clip")
+    words = known.words
+    if valid is not None:
+        indices[~valid] = 0
+    if indices.size and indices.min() < 0:
+        unknown = indices < 0
+        numbers, where = np.unique(counts[unknown], return_inverse=True)
+        indices[unknown] = len(words) + where
+        words = pa.array([*words.to_pylist(), *(label(known.codes, int(number)) for number in numbers)], pa.string())
     return pa.DictionaryArray.from_arrays(pa.array(indices, mask=None if valid is None else ~valid), words)
 
 
-def _with_nulls(array: pa.Array, valid: npt.NDArray[np.bool_]) -> pa.Array:
-    bitmap = np.packbits(valid, bitorder="little")
-    return pa.Array.from_buffers(array.type, len(array), [pa.py_buffer(bitmap), array.buffers()[1]])
+def _with_nulls(array: pa.Array, valid: Valid | None) -> pa.Array:
+    bitmap = None if valid is None else pa.py_buffer(np.packbits(valid, bitorder="little"))
+    return pa.Array.from_buffers(array.type, len(array), [bitmap, array.buffers()[1]])
 
 
 # Making 350 Arrow arrays one by one from Python takes as long as all else together. So all columns are written into one piece
@@ -102,7 +123,7 @@ class _Layout(NamedTuple):
     divisors: Cells  # as wide as the counts, and a block high: numpy is faster so than when it has to repeat a row
     whole: list[int]
     unsigned: list[int]
-    coded: list[int]
+    words: dict[int, _Words]
     schema: pa.Schema
     plain: pa.Schema
     head: bytes
@@ -112,7 +133,7 @@ class _Layout(NamedTuple):
     buffers_at: int
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=4)  # a site's linacs list the same item parts, or two kinds of them
 def _layout(parts: tuple[Part, ...]) -> _Layout:
     found = columns(parts)
     items = [column.item for column in found]
@@ -132,7 +153,7 @@ def _layout(parts: tuple[Part, ...]) -> _Layout:
         divisors=np.tile(np.array([item.sign * item.divisor for item in items], np.float32), (BLOCK_ROWS, 1)),
         whole=[index for index, item in enumerate(items) if item.divisor == 1],
         unsigned=[index for index, item in enumerate(items) if item.unsigned],
-        coded=[index for index, item in enumerate(items) if item.codes],
+        words={index: _words(item.codes) for index, item in enumerate(items) if item.codes},
         schema=pa.schema(fields),
         plain=pa.schema(plain),
         head=head,

@@ -1,5 +1,6 @@
 """TRFs made from counts: for the simulator and the tests. What `reader` reads, `encode` writes, byte for byte."""
 
+import math
 import struct
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -47,6 +48,8 @@ def encode(
         raise ValueError(f"{len(item_parts)} item parts: 1 to {MAX_ITEM_PARTS} fit")
     if (timestamp_ms is None) != (stamp == 0):
         raise ValueError(f"version {version} {'needs a timestamp for each row' if stamp else 'has no timestamps'}")
+    if not math.isfinite(prescribed_mu):
+        raise ValueError(f"a prescribed dose of {prescribed_mu} MU")
     head = (
         b"".join(_string(text, encoding) for text in (_start(start), _utc_offset(utc_offset), field, machine))
         + struct.pack("<dii", prescribed_mu * PRESCRIBED_TENTHS, version, len(item_parts))

@@ -16,7 +16,7 @@ import pytest
 from linac.capture import control
 from linac.capture.journal import Entry, Kind, Position, Record
 
-START = datetime(2024, 5, 6, 12, 13, 14)
+START = datetime(2024, 5, 6, 12, 13, 14)  # noqa: DTZ001 (the linac writes local time)
 
 
 def item(group: int, element: int, vr: bytes, part: bytes, value: bytes) -> bytes:
@@ -145,7 +145,9 @@ class Peer:
         return self.connections[number]
 
     def send(self, *messages: bytes, number: int | None = None, pause: float = 0.0) -> None:
-        connection = self.wait() if number is None and not self.connections else self.connections[-1 if number is None else number]
+        connection = (
+            self.wait() if number is None and not self.connections else self.connections[-1 if number is None else number]
+        )
         for message in messages:
             connection.sendall(message)
             if pause:

@@ -52,7 +52,8 @@ def test_a_record_is_what_its_layout_says() -> None:
     assert raw[8:16] == (7).to_bytes(8, "little")  # number
     assert raw[16:32] == (1).to_bytes(8, "little") + (2).to_bytes(8, "little")  # wall and monotonic ns
     assert raw[32:36] == (2).to_bytes(4, "little")  # payload length
-    assert raw[44:] == b"AB" and len(raw) == journal.HEADER_BYTES + 2
+    assert raw[44:] == b"AB"
+    assert len(raw) == journal.HEADER_BYTES + 2
 
 
 def test_what_was_encoded_is_decoded() -> None:
@@ -83,14 +84,12 @@ def test_a_wrong_byte_anywhere_in_a_record_costs_that_record_alone(at: int) -> N
 @given(st.lists(st.integers(0, len(WHOLE)), max_size=8), st.binary(max_size=60))
 def test_however_a_segment_grows_the_same_records_come_out(cuts: list[int], tail: bytes) -> None:
     data = WHOLE + tail
-    edges = [0, *sorted(cuts), len(data)]
     at, records = 0, []
-    for edge in edges[1:]:
-        for what, end in decode(data[at:edge], final=False):
-            if isinstance(what, Record):
-                records.append(what)
-            done = end
-        at += done if any(True for _ in decode(data[at:edge], final=False)) else 0
+    for edge in [*sorted(cuts), len(data)]:
+        done = 0
+        for what, done in decode(data[at:edge], final=False):  # noqa: B007 (where it ended is needed after the loop)
+            records.append(what)
+        at += done
     assert records[: len(RECORDS)] == RECORDS
 
 
@@ -116,7 +115,8 @@ def test_reader_follows_a_writer(tmp_path: Path) -> None:
     assert list(reader.read()) == []
     write(writer, b"one")
     assert [e.what.payload for e in reader.read() if isinstance(e.what, Record)][-1] == b"one"
-    assert list(reader.read()) == [] and reader.at_end
+    assert list(reader.read()) == []
+    assert reader.at_end
     write(writer, b"two", b"three")
     assert [e.what.payload for e in reader.read() if isinstance(e.what, Record)] == [b"two", b"three"]
 
@@ -164,8 +164,11 @@ def test_a_torn_tail_is_waited_for_until_there_is_a_newer_segment(tmp_path: Path
     after = Writer(tmp_path, "4299")
     write(after, b"after the crash")
     entries = [entry.what for entry in reader.read()]
-    assert isinstance(entries[0], Damage) and entries[0].torn and entries[0].size == journal.HEADER_BYTES + 2
-    assert isinstance(entries[-1], Record) and entries[-1].payload == b"after the crash"
+    assert isinstance(entries[0], Damage)
+    assert entries[0].torn
+    assert entries[0].size == journal.HEADER_BYTES + 2
+    assert isinstance(entries[-1], Record)
+    assert entries[-1].payload == b"after the crash"
 
 
 @pytest.mark.parametrize("failure", ["write", "half a write", "sync"])
@@ -259,7 +262,8 @@ def test_a_segment_removed_by_hand_is_said(tmp_path: Path) -> None:
     (tmp_path / "00000002.journal").unlink()
     rest = [entry.what for entry in reader.read()]
     assert any(isinstance(what, Damage) and "2 to 2 are gone" in what.reason for what in rest)
-    assert isinstance(rest[-1], Record) and rest[-1].payload == b"2"
+    assert isinstance(rest[-1], Record)
+    assert rest[-1].payload == b"2"
 
 
 def test_a_packed_segment_reads_the_same_from_every_position(tmp_path: Path) -> None:
@@ -269,7 +273,9 @@ def test_a_packed_segment_reads_the_same_from_every_position(tmp_path: Path) -> 
         writer.close()
     before = [(entry.start, entry.what) for entry in Reader(tmp_path).read()]
     plain = journal.size(tmp_path)
-    assert seal(tmp_path, 1) and seal(tmp_path, 2) and seal(tmp_path, 1)
+    assert seal(tmp_path, 1)
+    assert seal(tmp_path, 2)
+    assert seal(tmp_path, 1)
     assert not seal(tmp_path, 3), "the newest may still be written to"
     assert journal.size(tmp_path) < plain / 2
     assert [(entry.start, entry.what) for entry in Reader(tmp_path).read()] == before
@@ -288,7 +294,8 @@ def test_packing_can_be_interrupted_at_any_point(tmp_path: Path) -> None:
     assert seal(tmp_path, 1)
     (tmp_path / "00000001.journal").write_bytes(plain)  # power went between renaming the packed and removing the plain one
     assert read_all(tmp_path) == ([b"a", b"b"], [])
-    assert seal(tmp_path, 1) and not (tmp_path / "00000001.journal").exists()
+    assert seal(tmp_path, 1)
+    assert not (tmp_path / "00000001.journal").exists()
 
 
 def test_a_damaged_packed_segment_is_said_and_passed_over(tmp_path: Path) -> None:

@@ -112,6 +112,8 @@ BROKEN = {
     "cut in a value, then the end": (A + CUT_IN_VALUE, [A], len(CUT_IN_VALUE), 1),
     "cut in the head of an item, then the end": (A + CUT_IN_HEAD, [A], len(CUT_IN_HEAD), 1),
     "cut in a header, then more": (A + B[:20] + C, [A, C], 20, 0),
+    "cut before the counter, then more": (A + B[:26] + C, [A, C], 26, 1),
+    "starts with a header cut before the counter": (B[:26] + A + C, [A, C], 26, 0),
     "cut in a header, then the end": (A + B[:20], [A], 20, 0),
     "an item claims 4 GB": (A + B[:35] + b"\xff\xff\xff\xff" + B[39:] + C, [A, B[:27], C], len(B) - 27, 0),
     "an item claims 60 kB, swallows the rest": (A + B[:35] + struct.pack("<I", 60000) + B[39:] + C, [A, C], len(B), 1),
@@ -288,6 +290,16 @@ def test_a_message_cut_where_an_item_ends_is_recognised_by_the_proven_length() -
     stream = MessageStream()  # without the proof nothing tells that there was more
     stream.feed(cut)
     assert len(stream.close()) == 1
+
+
+def test_a_cut_message_and_the_next_that_together_look_like_one_are_told_apart_by_the_proven_length() -> None:
+    """Cut in a value of 70 bytes, of which 27 + 16 are then the next message's header and first item."""
+    cut = small(10, text(b"x" * 70))[: -(27 + 16)]
+    for chunks in ([cut + B + C], one_by_one(cut + B + C)):
+        stream = learned(9)
+        found = [message.raw for chunk in chunks for message in stream.feed(chunk)] + [m.raw for m in stream.close()]
+        assert found == [B, C]
+        assert (stream.broken_messages, stream.skipped_bytes) == (1, len(cut))
 
 
 def test_a_proven_length_tells_garbage_from_the_beginning_of_an_item() -> None:

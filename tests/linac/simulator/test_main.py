@@ -27,7 +27,7 @@ def test_ready_watch_and_end(tmp_path: Path) -> None:
     status = tmp_path / "status.json"
     backup = tmp_path / "TCS"
     simulator = start(
-        *("--serial", "4711", "--machine-id", "4712", "--port", "0", "--speed", "40", "--delay", "0.1", "--mu", "10"),
+        *("--serial", "4711", "--machine-id", "4712", "--port", "0", "--speed", "40", "--delay", "0.6", "--mu", "10"),
         *("--sessions", "2", "--beams", "1", "--backup", str(backup), "--logs-per-day", "1", "--status", str(status)),
     )
     try:
@@ -40,6 +40,8 @@ def test_ready_watch_and_end(tmp_path: Path) -> None:
         assert len(list(backup.glob("SDD+4711+*.zip"))) == 2
         host, port = lines[-1].removeprefix("ready: iCom on ").strip().split(":")
         stream, machines = MessageStream(), set()
+        with socket.create_connection((host, int(port)), timeout=20) as peek:  # a check, which no patient should begin for
+            peek.recv(1000)
         with socket.create_connection((host, int(port)), timeout=20) as connection:
             until = time.monotonic() + 60
             while time.monotonic() < until:
@@ -58,6 +60,8 @@ def test_ready_watch_and_end(tmp_path: Path) -> None:
         simulator.wait(10)
     assert machines == {"4712"}
     assert [session["delivered_mu"] for session in known["sessions"]] == [10.0, 10.0]
+    assert [session["messages_sent"] for session in known["sessions"]] == [session["messages"] for session in known["sessions"]]
+    assert (known["connections"], known["received_bytes"]) == (2, 0)
     assert "a client is connected" in rest
     assert "patient session 2 has ended: 10.0 of 10.0 MU" in rest
     assert "TEST" not in rest

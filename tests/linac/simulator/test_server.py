@@ -21,8 +21,10 @@ def fast(machine: str = "4299", **options) -> SimulatedLinac:
 
 
 def treat(read, linac: SimulatedLinac, *sessions: Session):
-    """Connect, treat, wait until all is sent; then what arrived after the connection has ended."""
+    """Connect, treat after some idle messages, wait until all is sent; then what arrived when the connection has ended."""
     reader = read(linac.address)
+    while not linac.messages_sent:
+        time.sleep(0.001)
     for session in sessions:
         linac.start_session(session)
     assert linac.wait_ended(sessions[-1], 30)

@@ -1,5 +1,6 @@
 """Logs for the TRF tests: the real ones, and made ones of every version."""
 
+import tracemalloc
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -55,3 +56,18 @@ def make() -> Callable[..., bytes]:
         )
 
     return made
+
+
+@pytest.fixture
+def peak_bytes() -> Callable[[Callable[[], object]], int]:
+    """Run something, and say how much memory it took at its peak above the start (Python's and numpy's; not Arrow's own)."""
+
+    def measured(function: Callable[[], object]) -> int:
+        tracemalloc.start()
+        try:
+            function()
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    return measured

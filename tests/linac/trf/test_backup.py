@@ -1,8 +1,8 @@
 """Backups: every whole log comes out, damaged ones say so, and nothing eats the memory."""
 
+import contextlib
 import io
 import struct
-import tracemalloc
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from linac.trf.backup import Member, read_trfs
 LOGS = {f"TCS/Logs/day {day}/17_04_{day:02d} log.trf": bytes([day]) * 3_000 + bytes(range(256)) * day for day in range(1, 6)}
 OTHERS = {"TCS/readme.txt": b"PK\x03\x04 in a text", "TCS/Logs/": b"", "TCS/trf": b"x", "a.trf.txt": b"x" * 2_000}
 
-Change = Callable[[bytearray, zipfile.ZipInfo], None]
+Peak = Callable[[Callable[[], object]], int]
 
 
 class Unseekable(io.BytesIO):
@@ -134,17 +134,15 @@ def test_what_python_cannot_unpack_is_said(offset: int, value: bytes, why: str, 
 
 @pytest.mark.parametrize(("method", "target"), KINDS)
 @pytest.mark.parametrize("cut", [0, 1])
-def test_a_bomb_is_not_unpacked(method: int, target: type[io.BytesIO] | None, cut: int) -> None:
+def test_a_bomb_is_not_unpacked(method: int, target: type[io.BytesIO] | None, cut: int, peak_bytes: Peak) -> None:
     """Neither an honest one nor one that understates its size takes much more memory than the limit."""
     size = 64 << 20 if method == zipfile.ZIP_DEFLATED else 4 << 20
     data = pack({"bomb.trf": bytes(size), **LOGS}, method, target() if target else None)
     data = data[: len(data) - 22 * cut]
     lying = directory_patch(data, 0, 22, struct.pack("<I", 1_000)) if not target else data
     for backup in (data, lying):
-        tracemalloc.start()
-        members, _ = all_of(backup, max_bytes=1 << 20)
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
+        members: list[Member] = []
+        peak = peak_bytes(lambda into=members, backup=backup: into.extend(all_of(backup, max_bytes=1 << 20)[0]))
         assert members[0].data is None
         assert members[0].error is not None
         assert whole(members) == LOGS
@@ -222,19 +220,18 @@ def test_messages_hold_no_names() -> None:
         assert "Erfunden" not in f"{members[0].error} {error}"
 
 
-def test_one_log_at_a_time() -> None:
+def test_one_log_at_a_time(peak_bytes: Peak) -> None:
     """However many logs a backup holds, one is in memory."""
     data = pack({f"{number}.trf": bytes(4 << 20) for number in range(12)})
-    for backup in (data, data[:-22]):
-        tracemalloc.start()
-        count = 0
-        try:
+    sizes = []
+
+    def read(backup: bytes) -> None:
+        with contextlib.suppress(BackupError):
             for member in read_trfs(io.BytesIO(backup)):
-                count += len(member.data or b"") == 4 << 20
+                sizes.append(len(member.data or b""))
                 del member
-        except BackupError:
-            pass
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert count == 12
-        assert peak < 5 * (4 << 20)
+
+    for backup in (data, data[:-22]):
+        sizes.clear()
+        assert peak_bytes(lambda backup=backup: read(backup)) < 5 * (4 << 20)
+        assert sizes == [4 << 20] * 12

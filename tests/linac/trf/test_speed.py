@@ -1,7 +1,6 @@
 """Speed and memory, with room for a busy machine: these fail when something is broken, not when it is slow today."""
 
 import time
-import tracemalloc
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +32,7 @@ def floor(path: Path, header: trf.Header) -> object:
 
 
 def test_the_table_is_much_faster_than_pymedphys(logs: list[Path]) -> None:
-    """Measured on a quiet machine: about 130 times. Here a quarter of the target of 60 must be reached."""
+    """Measured on a quiet machine: 105 to 160 times. Here a quarter of the target of 60 must be reached."""
     pymedphys = pytest.importorskip("pymedphys", reason="PyMedPhys is not installed (it is test-only)")
     smallest = min(logs, key=lambda path: path.stat().st_size)
     with warnings.catch_warnings():
@@ -44,22 +43,24 @@ def test_the_table_is_much_faster_than_pymedphys(logs: list[Path]) -> None:
 
 
 def test_the_table_costs_a_few_times_what_reading_and_turning_cost(logs: list[Path]) -> None:
-    """Measured on a quiet machine: 2.5 to 3 times, for double the bytes."""
+    """Measured: 2.4 to 3.9 times, for double the bytes and 352 columns."""
     headers = {path: trf.read_header(path) for path in logs}
     least = best_s(lambda: [floor(path, header) for path, header in headers.items()])
     ours = best_s(lambda: [trf.read(path).table for path in logs])
-    assert ours / least < 10
+    assert ours / least < 12
 
 
 @pytest.mark.parametrize("version", [1, 3, 4])
-def test_memory_stays_below_four_times_the_file(make: Callable[..., bytes], tmp_path: Path, version: int) -> None:
+@pytest.mark.parametrize("count", [0, -32767])
+def test_memory_stays_below_four_times_the_file(
+    make: Callable[..., bytes], peak_bytes: Callable[[Callable[[], object]], int], tmp_path: Path, version: int, count: int
+) -> None:
+    """Measured: 3.1 times the file in versions 1 to 3, 2.0 in version 4; half of it more where "no value" occurs."""
+
+    def change(counts: np.ndarray) -> None:
+        counts[5, 100] = count
+
     path = tmp_path / "long.trf"
-    path.write_bytes(make(version, rows=20_000))
+    path.write_bytes(make(version, rows=20_000, change=change))
     trf.read(path).table  # noqa: B018 (what is made once only)
-    size = path.stat().st_size
-    tracemalloc.start()
-    table = trf.read(path).table
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert table.num_rows == 20_000
-    assert peak < 4 * size
+    assert peak_bytes(lambda: trf.read(path).table) < 4 * path.stat().st_size

@@ -86,6 +86,7 @@ def test_the_start_is_written_in_utc() -> None:
         ([[1, 2]], None, {"start": NAIVE[0]}, "time zone"),
         ([[1, 2]], None, {"field": "x" * 70_000}, "65536"),
         ([], None, {"item_parts": []}, "0 item parts"),
+        ([], None, {"prescribed_mu": float("nan")}, "prescribed dose"),
     ],
 )
 def test_what_no_trf_can_hold_is_refused(

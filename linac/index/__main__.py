@@ -1,0 +1,251 @@
+"""Keep and ask the index of TRF logs by hand. ROOT is the site's records root, the folder that holds `TRF`.
+
+    python -m linac.index add ROOT --machine SERIAL SOURCE...    bring in backups (zip), .trf files, and folders of them
+    python -m linac.index retry ROOT --machine SERIAL            try the logs in quarantine again
+    python -m linac.index find ROOT [--field F] [--day D] [--hash H] [--machine SERIAL] [--csv]
+    python -m linac.index verify ROOT [--values] [--json]        read everything again and tell what is wrong
+    python -m linac.index compact ROOT                           finish interrupted runs, make the catalogue anew
+
+A backup that is taken in already is not read again, unless --again is given; a log that is there already is not added twice.
+The exit code is 0 if all went well, 1 if something could not be read or is wrong or (find) nothing was found, 2 if the command
+line is wrong.
+"""
+
+import argparse
+import contextlib
+import glob
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+from linac.errors import BackupError, LinacError, StorageError
+from linac.index import Added, Index, Log
+from linac.index.verify import as_json, verify
+from linac.transport import Entry, connect
+from linac.trf.backup import read_trfs
+
+SHOWN = ("start_local", "linac", "field_label", "field_name", "delivered_mu", "beam_on_s", "end_state", "rows", "sha256")
+"""The columns that `find` prints."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line says; the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError):  # a console that lacks a letter shows another, rather than failing
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    options = _parser().parse_args(arguments)
+    try:
+        with connect(os.path.abspath(options.root) if not options.root.startswith("\\\\") else options.root) as folder:
+            return int(options.action(Index(folder), options))
+    except LinacError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted. What was brought in stays; run it again to go on.", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m linac.index", description="Keep and ask the index of TRF logs.")
+    commands = parser.add_subparsers(required=True, metavar="add|retry|find|verify|compact")
+
+    def command(name: str, action: Callable[[Index, argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text)
+        made.add_argument("root", metavar="ROOT", help="the site's records root, which holds the folder TRF")
+        made.set_defaults(action=action)
+        return made
+
+    add = command("add", _add, "bring in backups (zip), .trf files, and folders of them")
+    add.add_argument("--machine", required=True, metavar="SERIAL", help="the linac's serial, as in 4299")
+    add.add_argument("--again", action="store_true", help="read backups that are taken in already as well")
+    add.add_argument("sources", nargs="+", metavar="SOURCE")
+    retry = command("retry", _retry, "try the logs in quarantine again, as after an update")
+    retry.add_argument("--machine", required=True, metavar="SERIAL", help="the linac's serial, as in 4299")
+    find = command("find", _find, "find deliveries, by all that is given")
+    find.add_argument("--field", help="the field's label, name or label/name, in any case; * stands for any text")
+    find.add_argument("--day", type=date.fromisoformat, metavar="YYYY-MM-DD", help="the day, by the site's clock")
+    find.add_argument("--hash", metavar="HEX", help="the SHA-256 of the log, or its begin")
+    find.add_argument("--machine", metavar="SERIAL", help="the linac's serial")
+    find.add_argument("--csv", action="store_true", help="print all columns, as CSV")
+    check = command("verify", _verify, "read everything again and tell what is wrong")
+    check.add_argument("--values", action="store_true", help="compare every value with the log it came from, too")
+    check.add_argument("--json", action="store_true", help="print the report as JSON")
+    command("compact", _compact, "finish interrupted runs, and make the catalogue anew")
+    return parser
+
+
+class _Progress:
+    """One line on the error output, at most every second, and not into files."""
+
+    def __init__(self) -> None:
+        self._next = time.monotonic() + 1
+        self._shown = False
+
+    def __call__(self, text: str) -> None:
+        if time.monotonic() >= self._next and sys.stderr.isatty():
+            print(f"\r{text[:110]:<110}", end="", file=sys.stderr, flush=True)
+            self._next, self._shown = time.monotonic() + 1, True
+
+    def end(self) -> None:
+        if self._shown:
+            print(f"\r{'':<110}\r", end="", file=sys.stderr, flush=True)
+
+
+class _Sources:
+    """The logs of the sources, one by one. What cannot be read is said, and the rest goes on."""
+
+    def __init__(self, index: Index, serial: str, again: bool) -> None:
+        self._index, self._serial, self._again = index, serial, again
+        self.failed = False
+        self.skipped = 0
+        self.now = ""
+
+    def say(self, text: str) -> None:
+        print(text, file=sys.stderr)
+        self.failed = True
+
+    def backup(self, path: Path) -> Iterator[Log]:
+        """The logs of one zip."""
+        try:
+            for member in read_trfs(path):
+                if member.data is not None:
+                    yield Log(member.name, member.data, path.name)
+                else:
+                    self.say(f"{path.name}: {member.error}")
+        except (BackupError, StorageError) as error:
+            self.say(f"{path.name}: {error}")
+
+    def files(self, paths: list[Path]) -> Iterator[Log]:
+        """Single logs."""
+        for path in paths:
+            self.now = path.name
+            try:
+                yield Log(path.name, path.read_bytes(), str(path.parent))
+            except OSError as error:
+                self.say(f"{path}: {error.strerror or error}. Check the path and the right to read it.")
+
+    def add_all(self, names: Sequence[str]) -> Added:
+        """Bring everything in: backup by backup, so that each is noted as taken in, then single logs together."""
+        progress = _Progress()
+        total = Added()
+
+        def show(added: Added) -> None:
+            count = total.indexed + added.indexed
+            progress(f"{self.now}: {count} indexed, {total.duplicates + added.duplicates} known")
+
+        zips: list[Path] = []
+        single: list[Path] = []
+        for path in self._paths(names):
+            (zips if path.suffix.lower() == ".zip" else single).append(path)
+        for path in zips:
+            self.now = path.name
+            try:
+                stat = path.stat()
+            except OSError as error:
+                self.say(f"{path}: {error.strerror or error}. Check the path and the right to read it.")
+                continue
+            entry = Entry(path.name, stat.st_size, datetime.fromtimestamp(stat.st_mtime, UTC))
+            if not self._again and self._index.is_done(self._serial, entry):
+                self.skipped += 1
+                continue
+            failed_before, self.failed = self.failed, False
+            added = self._index.add(self._serial, self.backup(path), show)
+            if not self.failed:
+                self._index.mark_done(self._serial, entry, added.counts)
+            self.failed |= failed_before
+            total = _sum(total, added)
+        if single:
+            total = _sum(total, self._index.add(self._serial, self.files(single), show))
+        progress.end()
+        return total
+
+    def _paths(self, names: Sequence[str]) -> Iterator[Path]:
+        """Each zip and .trf file; wildcards are expanded here too, as the Windows prompt does not. `[` is no wildcard."""
+        for name in names:
+            found = [name]
+            if ("*" in name or "?" in name) and not os.path.exists(name):
+                found = sorted(glob.glob(name.replace("[", "[[]"))) or found
+            for path in map(Path, found):
+                if path.is_dir():
+                    inside = sorted(path.rglob("*"))
+                    yield from (item for item in inside if item.suffix.lower() in (".zip", ".trf") and item.is_file())
+                else:
+                    yield path
+
+
+def _sum(one: Added, other: Added) -> Added:
+    return Added(
+        one.indexed + other.indexed,
+        one.duplicates + other.duplicates,
+        one.quarantined + other.quarantined,
+        one.released + other.released,
+        one.recovered + other.recovered,
+        one.rows + other.rows,
+        one.bytes + other.bytes,
+        one.files + [name for name in other.files if name not in one.files],
+    )
+
+
+def _say(added: Added, seconds: float) -> None:
+    print(f"{added.indexed} logs indexed ({added.rows} rows, {added.bytes / 1e6:.1f} MB in {seconds:.1f} s)")
+    print(f"{added.duplicates} known before, {len(added.quarantined)} in quarantine, {added.released} left it")
+    if added.recovered:
+        print(f"{added.recovered} deliveries of an interrupted run brought to their end")
+    for name, reason in added.quarantined:
+        print(f"In quarantine: {name}: {reason}", file=sys.stderr)
+
+
+def _add(index: Index, options: argparse.Namespace) -> int:
+    begin = time.monotonic()
+    sources = _Sources(index, options.machine, options.again)
+    added = sources.add_all(options.sources)
+    _say(added, time.monotonic() - begin)
+    if sources.skipped:
+        print(f"{sources.skipped} backups were taken in before (--again reads them again)")
+    return 1 if sources.failed or added.quarantined else 0
+
+
+def _retry(index: Index, options: argparse.Namespace) -> int:
+    begin = time.monotonic()
+    added = index.retry(options.machine)
+    _say(added, time.monotonic() - begin)
+    return 1 if added.quarantined else 0
+
+
+def _find(index: Index, options: argparse.Namespace) -> int:
+    frame = index.find(sha256=options.hash, field=options.field, day=options.day, machine=options.machine)
+    if options.csv:
+        print(frame.to_csv(index=False, lineterminator="\n"), end="")
+    elif len(frame):
+        print(frame[list(SHOWN)].to_string(index=False))
+    else:
+        print("No such delivery.", file=sys.stderr)
+    return 0 if len(frame) else 1
+
+
+def _verify(index: Index, options: argparse.Namespace) -> int:
+    progress = _Progress()
+    report = verify(index.folder, progress, values=options.values)
+    progress.end()
+    if options.json:
+        print(as_json(report))
+        return 0 if report.ok else 1
+    print(f"{report.deliveries} deliveries, {report.rows} rows, logs of {report.raw_bytes / 1e6:.1f} MB")
+    print(f"{report.samples_files} samples files of {report.samples_bytes / 1e6:.1f} MB, {report.backups} backups taken in")
+    print(f"{report.quarantined} logs in quarantine")
+    for problem in report.problems:
+        print(problem, file=sys.stderr)
+    print("All is well." if report.ok else f"{len(report.problems)} problems.")
+    return 0 if report.ok else 1
+
+
+def _compact(index: Index, _: argparse.Namespace) -> int:
+    print(f"The catalogue lists {index.compact()} deliveries.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

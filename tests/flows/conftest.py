@@ -1,0 +1,105 @@
+"""A site and a simulated linac for the flows to work on."""
+
+import re
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from linac.simulator import SimulatedLinac
+
+SECRET = "Sicherlich-geheim-7"
+
+
+class Lab:
+    """A hospital in a folder: a site, a linac, its backup folder, and what the flows leave on the Prefect server."""
+
+    def __init__(self, root: Path, serial: str, linac: SimulatedLinac) -> None:
+        from blocks import Share, Site
+
+        self.root, self.serial, self.linac = root, serial, linac
+        self.backup, self.records, self.spool = root / "nss" / "TCS", root / "records", root / "spool"
+        self.backup.mkdir(parents=True)
+        self.records.mkdir()
+        self.site_name = f"lab-{serial.lower()}"
+        site = Site(
+            name=f"Lab {serial}", time_zone="Australia/Sydney", records=Share(path=str(self.records)), spool=str(self.spool)
+        )
+        site.save(self.site_name, overwrite=True)
+
+    @property
+    def answers(self) -> dict[str, object]:
+        """What a physicist enters into the form of add-linac."""
+        host, port = self.linac.address
+        return {
+            "serial": self.serial,
+            "address": host,
+            "icom_port": port,
+            "site": self.site_name,
+            "backup_folder": str(self.backup),
+        }
+
+    def report(self, key: str) -> str:
+        """The newest artifact of that key, as Markdown."""
+        from prefect.client.orchestration import get_client
+        from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+        from prefect.client.schemas.sorting import ArtifactSort
+
+        with get_client(sync_client=True) as client:
+            found = client.read_artifacts(
+                artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])), sort=ArtifactSort.UPDATED_DESC, limit=1
+            )
+        assert found, f"no artifact {key}"
+        return str(found[0].data)
+
+
+@pytest.fixture
+def lab(tmp_path: Path, prefect_server: str, request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """A lab with its linac switched on; its listener, if a flow started one, is ended afterwards."""
+    from linac.capture import control
+
+    serial = "T" + re.sub(r"[^A-Za-z0-9]", "", request.node.name)[-30:]
+    with SimulatedLinac(serial, speed=20) as linac:
+        made = Lab(tmp_path, serial, linac)
+        yield made
+        assert control.stop(made.spool, serial, 20)
+    shutil.rmtree(tmp_path, ignore_errors=True)
+
+
+@pytest.fixture
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@pytest.fixture
+def service() -> Iterator[Callable[[bytes], int]]:
+    """Starts a TCP service that says the same bytes to everybody; returns its port."""
+    import threading
+
+    servers: list[socket.socket] = []
+
+    def start(says: bytes) -> int:
+        server = socket.create_server(("127.0.0.1", 0))
+        servers.append(server)
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.sendall(says)
+
+        threading.Thread(target=serve, daemon=True).start()
+        port: int = server.getsockname()[1]
+        return port
+
+    yield start
+    for server in servers:
+        server.close()

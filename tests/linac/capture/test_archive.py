@@ -1,0 +1,586 @@
+"""The archive: every session in one file, read back, whatever fails in between; and no patient anywhere else."""
+
+import hashlib
+import itertools
+import json
+import lzma
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from linac.capture import archive, journal, sessions
+from linac.capture.archive import Archived, Archiver, backlog_bytes
+from linac.capture.journal import Kind, Writer
+from linac.capture.lock import FileLock
+from linac.errors import AlreadyRunningError, StorageError
+from linac.transport.paths import LocalFolder
+
+
+@pytest.fixture
+def site(tmp_path: Path, lab: SimpleNamespace) -> SimpleNamespace:
+    """A spool with a journal to write to, and an iCom folder."""
+    spool, icom = tmp_path / "spool", tmp_path / "icom"
+    folder = spool / "4299" / "journal"
+    folder.mkdir(parents=True)
+    site = SimpleNamespace(spool=spool, icom=icom, journal=folder, writer=Writer(folder, "4299"), lab=lab)
+
+    def record(*messages: bytes, ago: float = 0.0) -> None:
+        for message in messages:
+            past = int(ago * 1e9)
+            site.writer.append(Kind.DATA, message, time.time_ns() - past, time.monotonic_ns() - past)
+        site.writer.commit()
+        site.writer.sync()
+
+    def note(kind: Kind, **facts: Any) -> None:
+        site.writer.note(kind, time.time_ns(), time.monotonic_ns(), **facts)
+        site.writer.commit()
+
+    def restart() -> None:
+        site.writer.close()
+        site.writer = Writer(folder, "4299")
+        note(Kind.STARTED, pid=1)
+
+    def archiver(target: Any = None, live: bool = False, **more: Any) -> Archiver:
+        return Archiver(spool, "4299", "192.168.17.40", target or LocalFolder(icom), live=live, **more)
+
+    def files() -> dict[str, bytes]:
+        found = sorted(path for path in icom.rglob("*") if path.is_file())
+        return {path.relative_to(icom).as_posix(): path.read_bytes() for path in found}
+
+    site.record, site.note, site.restart, site.archiver, site.files = record, note, restart, archiver, files
+    return site
+
+
+def unpacked(data: bytes) -> bytes:
+    return lzma.decompress(data)
+
+
+def test_a_session_becomes_the_file_that_pymedphys_expects(site: SimpleNamespace) -> None:
+    treated = site.lab.session("TEST-00002", 12, first=4, name="Invented^Müller")
+    site.record(*site.lab.idle(4, 0), *treated, *site.lab.idle(2, 16))
+    [done] = site.archiver().run_once()
+    [(path, data)] = site.files().items()
+    assert path == done.path == "patients/TEST-00002_Invented, Müller/20240506_121315.xz"
+    assert unpacked(data) == b"".join(treated)
+    assert (done.outcome, done.stamp, done.messages, done.mu, done.gaps) == ("archived", "20240506_121315", 12, 11.0, 0)
+    assert "TEST-00002" not in repr(done)
+    assert "Invented" not in repr(done)
+    [line] = archive.sessions(site.spool, "4299")
+    assert (line.stamp, line.messages, line.mu, line.gaps, line.sha256) == (
+        "20240506_121315",
+        12,
+        11.0,
+        0,
+        hashlib.sha256(data).hexdigest(),
+    )
+
+
+def test_pymedphys_reads_what_was_archived(site: SimpleNamespace) -> None:
+    pymedphys = pytest.importorskip("pymedphys")
+    extract = pytest.importorskip("pymedphys._icom.extract")
+    treated = site.lab.session("TEST-1", 12, name="Nobody^Test")
+    site.record(*treated, *site.lab.idle(2, 12))
+    [done] = site.archiver().run_once()
+    with lzma.open(site.icom / done.path, "r") as file:  # as its apps do
+        stream = file.read()
+    assert extract.get_data_points(stream) == treated
+    delivery = pymedphys.Delivery.from_icom(stream)
+    assert delivery.mu[-1] == done.mu == 11.0
+    assert len(delivery.mu) == 12
+    pandas = pytest.importorskip("pandas")
+    assert str(pandas.to_datetime(Path(done.path).stem, format="%Y%m%d_%H%M%S")) == "2024-05-06 12:13:14"
+
+
+def test_the_same_session_never_appears_twice(site: SimpleNamespace) -> None:
+    site.record(*site.lab.session("TEST-1", 12), *site.lab.idle(2, 12))
+    archiver = site.archiver()
+    assert len(archiver.run_once()) == 1
+    before = site.files()
+    assert archiver.run_once() == []
+    assert site.archiver().run_once() == [], "another process, from the checkpoint"
+    (site.spool / "4299" / "checkpoint.json").unlink()
+    assert site.archiver().run_once() == [], "without the checkpoint, from the ledger"
+    (site.spool / "4299" / "checkpoint.json").unlink()
+    (site.spool / "4299" / "sessions.jsonl").unlink()
+    [found] = site.archiver().run_once()
+    assert site.files() == before, "without anything, from the file that is there"
+    assert found.stamp == "20240506_121314"
+
+
+def test_a_session_is_archived_once_it_has_ended_however_it_arrives(site: SimpleNamespace) -> None:
+    treated = site.lab.session("TEST-1", 12)
+    archiver = site.archiver()
+    for message in [*treated, *site.lab.idle(1, 12)]:
+        site.record(message)
+        assert archiver.run_once() == []
+    assert archiver.backlog().sessions_open == 1
+    site.record(*site.lab.idle(2, 13))
+    [done] = archiver.run_once()
+    assert done.messages == 12
+
+
+def test_an_archiver_that_is_replaced_at_any_message_loses_and_doubles_nothing(site: SimpleNamespace) -> None:
+    lab = site.lab
+    one, two = lab.session("TEST-1", 7), lab.session("TEST-2", 7, first=7)
+    stream = [*one, *two, *lab.idle(3, 14), *lab.session("TEST-1", 7, first=17), *lab.idle(3, 24)]
+    done: list[Archived] = []
+    for number, message in enumerate(stream):
+        site.record(message)
+        done += site.archiver().run_once()
+        if number == 10:
+            site.restart()
+    assert [(each.stamp, each.messages) for each in done] == [
+        ("20240506_121314", 7),
+        ("20240506_121315", 7),
+        ("20240506_121318", 7),
+    ]
+    assert unpacked(site.files()["patients/TEST-2_Nobody, At All/20240506_121315.xz"]) == b"".join(two)
+    assert [line.gaps for line in archive.sessions(site.spool, "4299")] == [0, 1, 0]
+
+
+def test_messages_sent_again_are_recognised_by_a_new_archiver(site: SimpleNamespace) -> None:
+    lab = site.lab
+    one = lab.session("TEST-1", 9)
+    site.record(*one, *lab.idle(3, 9))
+    assert len(site.archiver().run_once()) == 1
+    site.note(Kind.DISCONNECTED, reason="x")
+    site.note(Kind.CONNECTED)
+    site.record(*one[5:], *lab.idle(3, 9), *lab.session("TEST-2", 5, first=12), *lab.idle(2, 17))
+    [done] = site.archiver().run_once()
+    assert done.messages == 5
+    assert "TEST-2" in done.path
+    assert len(site.files()) == 2
+
+
+class Storage(LocalFolder):
+    """A share that can be told to fail: `fail` is asked before every operation, and after every one that changes something."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.fail: Callable[[str, str, str], None] = lambda *_: None
+        self.steps: list[str] = []
+
+    def _do(self, action: str, name: str, work: Callable[[], Any]) -> Any:
+        self.steps.append(action)
+        self.fail("before", action, name)
+        result = work()
+        self.fail("after", action, name)
+        return result
+
+    def write(self, name: str, data: bytes) -> None:
+        self._do("write", name, lambda: super(Storage, self).write(name, data))
+
+    def list(self, pattern: str = "*") -> Any:
+        return self._do("list", pattern, lambda: super(Storage, self).list(pattern))
+
+    def open(self, name: str, mode: str = "rb") -> Any:
+        return self._do("open", name, lambda: super(Storage, self).open(name, mode))
+
+
+class PowerCutError(BaseException):
+    """The process ends here."""
+
+
+def test_power_may_go_at_any_step_of_archiving(site: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = site.lab
+    one, two = lab.session("TEST-1", 9), lab.session("TEST-2", 9, first=9)
+    site.record(*one, *two, *lab.idle(2, 18))
+    left = {"steps": 0}
+
+    def maybe(*_: str) -> None:
+        left["steps"] -= 1
+        if left["steps"] == 0:
+            raise PowerCutError
+
+    original = archive.Ledger.append
+    whole = archive.write_whole
+
+    def append(self: Any, line: Any) -> None:
+        maybe()
+        original(self, line)
+        maybe()
+
+    def write_whole(path: Path, data: bytes, **more: Any) -> None:
+        maybe()
+        whole(path, data, **more)
+        maybe()
+
+    monkeypatch.setattr(archive.Ledger, "append", append)
+    monkeypatch.setattr(archive, "write_whole", write_whole)
+    storage = Storage(site.icom)
+    storage.fail = maybe
+    for cut in itertools.count(1):
+        left["steps"] = cut
+        try:
+            site.archiver(storage).run_once()
+        except PowerCutError:
+            reached = True
+        else:
+            reached = False
+        left["steps"] = 0
+        site.archiver(storage).run_once()
+        files = site.files()
+        assert {path: unpacked(data) for path, data in files.items()} == {
+            "patients/TEST-1_Nobody, At All/20240506_121314.xz": b"".join(one),
+            "patients/TEST-2_Nobody, At All/20240506_121316.xz": b"".join(two),
+        }
+        assert [line.stamp for line in archive.sessions(site.spool, "4299")] == ["20240506_121314", "20240506_121316"]
+        if not reached:
+            break
+        for path in files:
+            (site.icom / path).unlink()
+        (site.spool / "4299" / "sessions.jsonl").unlink()
+        (site.spool / "4299" / "checkpoint.json").unlink()
+    assert cut > 20, "there were that many steps to fail at"
+
+
+def test_a_share_that_is_away_keeps_the_sessions_waiting(site: SimpleNamespace) -> None:
+    lab = site.lab
+    storage = Storage(site.icom)
+    archiver = site.archiver(storage)
+
+    def away(when: str, action: str, name: str) -> None:
+        raise StorageError(f"Could not {action} //server/share/iCom/{name}: it is away.")
+
+    storage.fail = away
+    for round_ in range(5):
+        first = round_ * 11
+        site.record(*lab.session(f"TEST-{round_}", 9, first=first), *lab.idle(2, first + 9))
+        with pytest.raises(StorageError, match="waits in the journal") as caught:
+            archiver.run_once()
+        assert "TEST-" not in str(caught.value)
+        assert "Nobody" not in str(caught.value)
+        assert caught.value.__cause__ is None
+        assert caught.value.__suppress_context__
+    backlog = archiver.backlog()
+    assert backlog.sessions_open >= 4
+    assert backlog.oldest is not None
+    assert backlog.bytes > 4 * 9 * 2700
+    assert backlog_bytes(site.spool, "4299") > 4 * 9 * 2700
+    storage.fail = lambda *_: None
+    site.record(*lab.idle(2, 60))
+    assert [done.messages for done in archiver.run_once()] == [9] * 5
+    assert archiver.backlog().sessions_open == 0
+    assert len(site.files()) == 5
+
+
+def test_a_share_away_for_a_week_does_not_fill_the_memory(site: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "PENDING_SESSIONS", 3)
+    storage = Storage(site.icom)
+    storage.fail = lambda *_: (_ for _ in ()).throw(StorageError("away"))
+    archiver = site.archiver(storage)
+    for n in range(10):
+        site.record(*site.lab.session(f"TEST-{n}", 5, first=7 * n), *site.lab.idle(2, 7 * n + 5))
+    for _ in range(3):
+        with pytest.raises(StorageError):
+            archiver.run_once()
+        assert archiver.backlog().sessions_open <= 4
+    storage.fail = lambda *_: None
+    site.record(*site.lab.idle(2, 70))
+    assert sum(len(archiver.run_once()) for _ in range(5)) == 10
+
+
+def test_one_folder_that_cannot_be_written_does_not_hold_up_the_others(site: SimpleNamespace) -> None:
+    site.icom.joinpath("patients").mkdir(parents=True)
+    blocked = site.icom / "patients" / "TEST-1_Nobody, At All"
+    blocked.write_bytes(b"a file where the folder should be")
+    site.record(*site.lab.session("TEST-1", 9), *site.lab.session("TEST-2", 9, first=9), *site.lab.idle(2, 18))
+    archiver = site.archiver()
+    with pytest.raises(StorageError) as caught:
+        archiver.run_once()
+    assert "TEST-1" not in str(caught.value)
+    assert "patients/TEST-2_Nobody, At All/20240506_121316.xz" in site.files()
+    blocked.unlink()
+    assert [done.messages for done in archiver.run_once()] == [9, 9], "what was written before is reported, too"
+
+
+def test_a_flow_that_is_cancelled_in_the_middle_can_go_on_with_the_same_archiver(site: SimpleNamespace) -> None:
+    site.record(*site.lab.session("TEST-1", 9), *site.lab.idle(2, 9))
+    storage = Storage(site.icom)
+    archiver = site.archiver(storage)
+    storage.fail = lambda *_: (_ for _ in ()).throw(PowerCutError)
+    with pytest.raises(PowerCutError):
+        archiver.run_once()
+    storage.fail = lambda *_: None
+    assert [done.messages for done in archiver.run_once()] == [9]
+
+
+def test_a_session_without_mu_is_noted_but_not_archived(site: SimpleNamespace) -> None:
+    still = [site.lab.message(n, patient="TEST-1", mu=5.0) for n in range(9)]
+    novalue = [site.lab.message(n, patient="TEST-2", mu="-32767") for n in range(9, 15)]
+    site.record(*still, *novalue, *site.lab.idle(2, 15))
+    assert site.archiver().run_once() == []
+    assert site.files() == {}
+    assert [(line.outcome, line.messages, line.sha256) for line in archive.sessions(site.spool, "4299")] == [
+        ("no_mu", 9, ""),
+        ("no_mu", 6, ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [({"leaves": 159}, "1 without 160 leaf positions"), ({"mu": None}, "1 without Delivery MU"), ({"mu": "much"}, "Delivery MU")],
+)
+def test_what_is_not_understood_is_set_aside_whole_with_its_reason(site: SimpleNamespace, wrong: Any, reason: str) -> None:
+    treated = site.lab.session("TEST-1", 9)
+    treated[4] = site.lab.message(4, **{"patient": "TEST-1", "mu": 4.0} | wrong)
+    site.record(*treated, *site.lab.idle(2, 9))
+    [done] = site.archiver().run_once()
+    where = "patients/unknown_error_in_record/TEST-1_Nobody, At All/20240506_121314"
+    files = site.files()
+    assert sorted(files) == [f"{where}.reason.txt", f"{where}.xz"]
+    assert unpacked(files[f"{where}.xz"]) == b"".join(treated)
+    assert reason in files[f"{where}.reason.txt"].decode()
+    assert reason in done.reason
+    assert done.outcome == "set_aside"
+    assert "TEST-1" not in files[f"{where}.reason.txt"].decode()
+
+
+def test_two_sessions_of_one_second_do_not_overwrite_each_other(site: SimpleNamespace) -> None:
+    lab = site.lab
+    one = [lab.message(n, patient="TEST-1", mu=n, time=lab.START) for n in range(9)]
+    two = [lab.message(n, patient="TEST-1", mu=n, time=lab.START) for n in range(12, 21)]
+    site.record(*one, *lab.idle(3, 9), *two, *lab.idle(2, 21))
+    assert [done.stamp for done in site.archiver().run_once()] == ["20240506_121314", "20240506_121315"]
+    assert [unpacked(data) for data in site.files().values()] == [b"".join(one), b"".join(two)]
+
+
+def test_a_file_of_somebody_else_is_not_overwritten(site: SimpleNamespace) -> None:
+    there = site.icom / "patients" / "TEST-1_Nobody, At All" / "20240506_121314.xz"
+    there.parent.mkdir(parents=True)
+    there.write_bytes(b"what PyMedPhys was writing when it was killed")
+    site.record(*site.lab.session("TEST-1", 9), *site.lab.idle(2, 9))
+    [done] = site.archiver().run_once()
+    assert done.stamp == "20240506_121315"
+    assert there.read_bytes() == b"what PyMedPhys was writing when it was killed"
+
+
+def test_a_file_that_reads_back_different_is_not_done(site: SimpleNamespace) -> None:
+    class Rotten(LocalFolder):
+        rotten = True
+
+        def read(self, name: str) -> bytes:
+            data = super().read(name)
+            return data[:-1] if self.rotten else data
+
+    folder = Rotten(site.icom)
+    site.record(*site.lab.session("TEST-1", 9), *site.lab.idle(2, 9))
+    archiver = site.archiver(folder)
+    with pytest.raises(StorageError, match="reads back different"):
+        archiver.run_once()
+    assert archive.sessions(site.spool, "4299") == []
+    folder.rotten = False
+    assert len(archiver.run_once()) == 1
+
+
+def test_no_patient_in_the_spool_except_in_the_journal(site: SimpleNamespace) -> None:
+    lab = site.lab
+    site.record(*lab.session("TEST-1", 9)[:5])
+    site.note(Kind.DISCONNECTED, reason="x")
+    site.note(Kind.CONNECTED)
+    site.record(*lab.session("TEST-1", 9)[6:], *lab.idle(2, 9))
+    assert [done.gaps for done in site.archiver().run_once()] == [1]
+    for path in (site.spool / "4299").iterdir():
+        if path.is_file():
+            text = path.read_text()
+            assert "TEST-1" not in text, path.name
+            assert "Nobody" not in text, path.name
+    [line] = archive.sessions(site.spool, "4299")
+    [gap] = line.events
+    assert gap["kind"] == "reconnect"
+    assert gap["missing"] == 1
+    assert gap["before"]["counter"] == 4
+    assert gap["after"]["counter"] == 6
+
+
+def test_a_torn_line_in_the_ledger_costs_nothing(site: SimpleNamespace) -> None:
+    site.record(*site.lab.session("TEST-1", 9), *site.lab.idle(2, 9))
+    site.archiver().run_once()
+    ledger = site.spool / "4299" / "sessions.jsonl"
+    ledger.write_bytes(ledger.read_bytes()[:-20])
+    (site.spool / "4299" / "checkpoint.json").unlink()
+    site.record(*site.lab.session("TEST-2", 9, first=11), *site.lab.idle(2, 20))
+    assert [done.stamp for done in site.archiver().run_once()] == ["20240506_121314", "20240506_121316"]
+    assert len(site.files()) == 2
+    assert len(archive.sessions(site.spool, "4299")) == 2
+
+
+def test_only_one_archiver_works_at_a_time(site: SimpleNamespace) -> None:
+    site.spool.joinpath("4299").mkdir(exist_ok=True)
+    other = FileLock(site.spool / "4299" / "archiver.lock")
+    assert other.acquire()
+    with pytest.raises(AlreadyRunningError):
+        site.archiver().run_once()
+    other.release()
+    assert site.archiver().run_once() == []
+
+
+def test_two_archivers_in_turn_archive_once(site: SimpleNamespace) -> None:
+    one, two = site.archiver(), site.archiver()
+    for message in [*site.lab.session("TEST-1", 9), *site.lab.idle(3, 9)]:
+        site.record(message)
+        one.run_once()
+        two.run_once()
+    assert len(site.files()) == 1
+    assert len(archive.sessions(site.spool, "4299")) == 1
+
+
+def test_finish_archives_the_session_that_is_going_on(site: SimpleNamespace) -> None:
+    site.record(*site.lab.session("TEST-1", 9))
+    archiver = site.archiver()
+    assert archiver.run_once() == []
+    [done] = archiver.finish()
+    assert done.messages == 8, "the last one is complete only when the next one comes, or time passes"
+    site.note(Kind.STOPPED, reason="x")
+    assert site.archiver().run_once() == []
+
+
+def test_live_has_the_latest_message_of_every_counter(site: SimpleNamespace) -> None:
+    messages = [*site.lab.session("TEST-1", 9, first=250), *site.lab.idle(2, 259)]
+    site.record(*messages)
+    site.archiver(live=True).run_once()
+    live = {path: data for path, data in site.files().items() if path.startswith("live/")}
+    assert sorted(live) == [f"live/192.168.17.40/{n:03d}.txt" for n in (0, 1, 2, 3, 250, 251, 252, 253, 254, 255)]
+    assert live["live/192.168.17.40/003.txt"] == messages[9]
+    assert not [path for path in site.files() if "part" in path]
+
+
+def test_old_messages_are_not_live(site: SimpleNamespace) -> None:
+    site.record(*site.lab.idle(5, 0), ago=60.0)
+    site.archiver(live=True).run_once()
+    assert site.files() == {}
+
+
+def test_live_is_dropped_when_the_share_is_slow_and_archiving_goes_on(site: SimpleNamespace) -> None:
+    class Slow(Storage):
+        def write(self, name: str, data: bytes) -> None:
+            if name.startswith("live/"):
+                time.sleep(0.3)
+            super().write(name, data)
+
+    site.record(*site.lab.session("TEST-1", 30), *site.lab.idle(2, 30))
+    began = time.monotonic()
+    [done] = site.archiver(Slow(site.icom), live=True).run_once()
+    assert time.monotonic() - began < 2.0
+    live = [path for path in site.files() if path.startswith("live/")]
+    assert 1 <= len(live) <= 3
+    assert "live/192.168.17.40/030.txt" in live, "the newest come first"
+    assert done.messages == 30
+
+
+def test_live_that_fails_is_left_alone_for_a_while(site: SimpleNamespace) -> None:
+    site.icom.mkdir()
+    (site.icom / "live").write_bytes(b"a file where the folder should be")
+    archiver = site.archiver(live=True)
+    for n in range(3):
+        site.record(*site.lab.idle(2, 2 * n))
+        assert archiver.run_once() == []
+
+
+def test_the_journal_goes_only_when_all_of_it_is_archived_and_old(site: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "REMEMBERED", 8)
+    monkeypatch.setattr(archive, "_MARK_EVERY", 4)
+    site.writer.segment_bytes = 20_000
+    lab = site.lab
+    for n in range(8):
+        site.record(*lab.session(f"TEST-{n}", 9, first=12 * n), *lab.idle(3, 12 * n + 9))
+    storage = Storage(site.icom)
+    storage.fail = lambda *_: (_ for _ in ()).throw(StorageError("away"))
+    archiver = site.archiver(storage, retention_days=0.0)
+    count = len(journal.segments(site.journal))
+    with pytest.raises(StorageError):
+        archiver.run_once()
+    assert len(journal.segments(site.journal)) == count, "nothing is archived, nothing goes"
+    storage.fail = lambda *_: None
+    archiver._tended_at = float("-inf")
+    archiver.run_once()
+    left = journal.segments(site.journal)
+    assert 1 <= len(left) < count // 2
+    site.record(*lab.session("TEST-9", 9, first=96), *lab.idle(3, 105))
+    assert [done.messages for done in site.archiver().run_once()][-1] == 9
+    assert len(site.files()) == 9
+
+
+def test_the_journal_stays_for_its_time(site: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "REMEMBERED", 8)
+    monkeypatch.setattr(archive, "_MARK_EVERY", 4)
+    monkeypatch.setattr(archive, "SEAL_AFTER_SECONDS", 0.0)
+    site.writer.segment_bytes = 20_000
+    for n in range(8):
+        site.record(*site.lab.session(f"TEST-{n}", 9, first=12 * n), *site.lab.idle(3, 12 * n + 9))
+    archiver = site.archiver(retention_days=1.0)
+    before = journal.size(site.journal)
+    count = len(journal.segments(site.journal))
+    for _ in range(count + 1):
+        archiver._tended_at = float("-inf")
+        archiver.run_once()
+    assert len(journal.segments(site.journal)) == count
+    assert journal.size(site.journal) < before / 2, "old segments are packed"
+    assert archiver.warnings == [] or all("disk" in warning for warning in archiver.warnings)
+    (site.spool / "4299" / "checkpoint.json").unlink()
+    assert site.archiver().run_once() == [], "and packed ones read as before"
+
+
+def test_a_journal_over_its_limit_is_warned_about_and_cleared_as_far_as_it_is_archived(
+    site: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "REMEMBERED", 8)
+    monkeypatch.setattr(archive, "_MARK_EVERY", 4)
+    site.writer.segment_bytes = 20_000
+    for n in range(8):
+        site.record(*site.lab.session(f"TEST-{n}", 9, first=12 * n), *site.lab.idle(3, 12 * n + 9))
+    archiver = site.archiver(journal_limit_bytes=60_000)
+    archiver.run_once()
+    assert journal.size(site.journal) <= 80_000
+    assert any("The journal of linac 4299" in warning for warning in archiver.warnings)
+
+
+def test_a_new_journal_is_not_taken_for_the_old_one(site: SimpleNamespace) -> None:
+    """Somebody cleared the journal by hand: the checkpoint and the ledger speak of another one."""
+    site.record(*site.lab.session("TEST-1", 9), *site.lab.idle(3, 9))
+    assert len(site.archiver().run_once()) == 1
+    site.writer.close()
+    for path in site.journal.iterdir():
+        path.unlink()
+    site.writer = Writer(site.journal, "4299")
+    site.record(*site.lab.session("TEST-2", 9), *site.lab.idle(3, 9))
+    assert len(site.archiver().run_once()) == 1
+    assert len(site.files()) == 2
+
+
+def test_the_checkpoint_holds_positions_only(site: SimpleNamespace) -> None:
+    site.record(*site.lab.session("TEST-1", 9), *site.lab.idle(3, 9))
+    site.archiver().run_once()
+    facts = json.loads((site.spool / "4299" / "checkpoint.json").read_bytes())
+    assert sorted(facts) == ["committed", "run", "warm"]
+
+
+def test_memory_stays_flat_over_a_long_session(site: SimpleNamespace) -> None:
+    import tracemalloc
+
+    archiver = site.archiver(live=False)
+
+    def feed(first: int, count: int) -> None:
+        site.record(*[site.lab.message(n, patient="TEST-1", mu=n / 10) for n in range(first, first + count)])
+        archiver.run_once(float("inf"))
+
+    feed(0, 300)
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    feed(300, 1500)
+    grown = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert grown < 1_500_000, f"{grown} bytes for 4 MB of messages"
+    assert sessions.REMEMBERED == 4096
+
+
+@pytest.fixture(autouse=True)
+def _no_threads_left() -> Iterator[None]:
+    before = threading.active_count()
+    yield
+    assert threading.active_count() <= before

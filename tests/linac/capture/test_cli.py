@@ -1,0 +1,131 @@
+"""`python -m linac.icom listen` and `status`: in place of `pymedphys icom listen`."""
+
+import lzma
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from linac.capture import archive, control
+
+ROOT = Path(control.__file__).parents[2]
+
+
+def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, "-m", "linac.icom", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=30)
+
+
+@pytest.fixture
+def listen(spool: Path, peer: Any, tmp_path: Path) -> Iterator[Any]:
+    """Starts `listen` against the peer; ends it at the end."""
+    running: list[subprocess.Popen[str]] = []
+
+    def start(*more: str) -> "subprocess.Popen[str]":
+        command = ["listen", "127.0.0.1", str(tmp_path / "icom"), "--port", str(peer.port), "--spool", str(spool), *more]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "linac.icom", *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        running.append(process)
+        return process
+
+    yield start
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+def test_it_makes_the_folders_of_pymedphys_and_ends_in_order(
+    listen: Any, peer: Any, spool: Path, tmp_path: Path, lab: SimpleNamespace
+) -> None:
+    command = listen("--serial", "4299")
+    peer.wait()
+    one, two = lab.session("0123456789", 20), lab.session("TEST-2", 20, first=20, name="Jörg^Nobody")
+    peer.send(*one, *two, *lab.idle(4, 40))
+    icom = tmp_path / "icom"
+    lab.wait_for(lambda: len(list(icom.glob("patients/*/*.xz"))) == 2)
+    lab.wait_for(lambda: (icom / "live/127.0.0.1/042.txt").exists())
+    assert (icom / "live/127.0.0.1/042.txt").read_bytes() == lab.message(42)
+    found = {path.parent.name: lzma.decompress(path.read_bytes()) for path in icom.glob("patients/*/*.xz")}
+    assert found == {"0123456789_Nobody, At All": b"".join(one), "TEST-2_Jörg, Nobody": b"".join(two)}
+    lab.wait_for(lambda: (status := control.status(spool, "4299")) and status.messages == 44)
+    shown = run("status", "--spool", str(spool))
+    assert shown.returncode == 0
+    assert "messages         44" in shown.stdout
+    assert "connected since  20" in shown.stdout
+    command.send_signal(signal.SIGTERM)
+    out, _ = command.communicate(timeout=15)
+    assert command.returncode == 0
+    lab.wait_for(lambda: peer.endings == {0: "fin"})
+    assert not control.is_running(spool, "4299")
+    assert "archived: session of 20240506_121314, 20 messages, 19.0 MU, 0 gaps" in out
+    for text in (out, (spool / "4299" / "listener.log").read_text(), shown.stdout):
+        assert "0123456789" not in text
+        assert "Nobody" not in text
+        assert "TEST-2" not in text
+    shown = run("status", "--spool", str(spool), "--serial", "4299")
+    assert shown.returncode == 1
+    assert "not running" in shown.stdout
+
+
+def test_killed_and_started_again_it_adopts_the_listener_and_loses_nothing(
+    listen: Any, peer: Any, spool: Path, tmp_path: Path, lab: SimpleNamespace
+) -> None:
+    first = listen()  # without a serial the address names the spool's folder
+    peer.wait()
+    treated = lab.session("TEST-1", 40)
+    peer.send(*treated[:10])
+    lab.wait_for(lambda: (status := control.status(spool, "127.0.0.1")) and status.messages == 10)
+    first.kill()
+    first.wait()
+    peer.send(*treated[10:20])
+    second = listen()
+    peer.send(*treated[20:], *lab.idle(3, 40))
+    lab.wait_for(lambda: list((tmp_path / "icom").glob("patients/*/*.xz")))
+    [path] = (tmp_path / "icom").glob("patients/*/*.xz")
+    assert lzma.decompress(path.read_bytes()) == b"".join(treated)
+    assert [line.gaps for line in archive.sessions(spool, "127.0.0.1")] == [0]
+    assert len(peer.connections) == 1
+    second.send_signal(signal.SIGINT)
+    assert second.wait(15) == 0
+
+
+def test_it_starts_a_listener_that_died_again(listen: Any, peer: Any, spool: Path, lab: SimpleNamespace) -> None:
+    listen("--serial", "4299")
+    peer.wait()
+    peer.send(lab.message(0))
+    lab.wait_for(lambda: (status := control.status(spool, "4299")) and status.messages == 1)
+    status = control.status(spool, "4299")
+    assert status is not None
+    os.kill(status.pid, signal.SIGTERM)
+    peer.wait(1, timeout=15)
+
+
+def test_only_listening(listen: Any, peer: Any, spool: Path, tmp_path: Path, lab: SimpleNamespace) -> None:
+    command = listen("--no-archive", "--serial", "4299")
+    peer.wait()
+    peer.send(*lab.session("TEST-1", 5), *lab.idle(3, 5))
+    lab.wait_for(lambda: (status := control.status(spool, "4299")) and status.messages == 8 and status.pid == command.pid)
+    command.send_signal(signal.SIGTERM)
+    assert command.wait(10) == 0
+    assert not (tmp_path / "icom").exists()
+
+
+def test_a_second_one_for_another_address_is_refused(listen: Any, peer: Any, spool: Path, tmp_path: Path) -> None:
+    listen("--serial", "4299")
+    peer.wait()
+    second = run("listen", "192.0.2.1", str(tmp_path / "icom"), "--serial", "4299", "--spool", str(spool))
+    assert second.returncode == 2
+    assert "stop that listener first" in second.stderr
+
+
+def test_a_status_without_any_listener(spool: Path) -> None:
+    shown = run("status", "--spool", str(spool))
+    assert shown.returncode == 1
+    assert "no listener has run" in shown.stdout
+    assert run("status", "--spool", str(spool), "--serial", "4299").returncode == 1
