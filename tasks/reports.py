@@ -13,14 +13,14 @@ SIGNS = {Outcome.PASS: "✅ pass", Outcome.WARN: "⚠️ warn", Outcome.FAIL: "�
 
 @dataclass(frozen=True)
 class BackupResult:
-    """What one backup brought: logs indexed, their rows, logs known before, files set aside with the reason, a problem."""
+    """What one backup brought: logs indexed, their rows, logs known before, why files were set aside, a problem."""
 
     serial: str
     backup: str
     indexed: int = 0
     rows: int = 0
     duplicates: int = 0
-    aside: list[tuple[str, str]] = field(default_factory=list)
+    aside: list[str] = field(default_factory=list)
     problem: str = ""
 
 
@@ -103,7 +103,7 @@ def report_index(results: Sequence[BackupResult], failures: Sequence[tuple[str, 
         ]
         text += ["## Backups", table(columns, lines)]
     if aside:
-        text += ["## Set aside, with the reason beside each in TRF/quarantine", table(["File", "Reason"], aside)]
+        text += ["## Set aside in TRF/quarantine, where each lies under its hash", "\n".join(f"- {reason}" for reason in aside)]
     if failures:
         text += ["## Failed", table(["What", "Why, and what to do"], failures)]
     create_markdown_artifact("\n\n".join(text), key=key, description="What the last trf-index run did")

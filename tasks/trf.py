@@ -39,9 +39,8 @@ def list_new_backups(linac: Linac) -> list[Entry]:
     """The backups in the linac's folder that the index has not taken in completely, oldest first."""
     with linac.backup.connect() as folder, linac.site.records.connect() as records:
         folder.check()
-        index = Index(records)
         present = folder.list(BACKUPS)
-        new = [entry for entry in present if not index.is_done(linac.serial, entry)]
+        new = Index(records).new_backups(linac.serial, present)
     get_run_logger().info("Linac %s: %s backups, %s of them new.", linac.serial, len(present), len(new))
     return sorted(new, key=lambda entry: entry.modified)
 
@@ -64,9 +63,15 @@ def index_backup(linac: Linac, entry: Entry) -> BackupResult:
         index = Index(records)
         added = index.add(linac.serial, _logs(local, entry.name, problems))
         if not problems:
-            index.mark_done(linac.serial, entry, added)
+            index.mark_done(linac.serial, entry, added.counts)
     result = BackupResult(
-        linac.serial, entry.name, added.indexed, added.rows, added.duplicates, added.quarantined, " ".join(problems)
+        serial=linac.serial,
+        backup=entry.name,
+        indexed=added.indexed,
+        rows=added.rows,
+        duplicates=added.duplicates,
+        aside=[reason for _, reason in added.quarantined],  # the files' names hold fields' names
+        problem=" ".join(problems),
     )
     log = get_run_logger()
     log.info(
@@ -77,8 +82,8 @@ def index_backup(linac: Linac, entry: Entry) -> BackupResult:
         result.duplicates,
         len(result.aside),
     )
-    for name, reason in result.aside:
-        log.warning("%s was set aside: %s", name, reason)
+    for reason in result.aside:
+        log.warning("Set aside in TRF/quarantine: %s", reason)
     for problem in problems:
         log.error("%s: %s", entry.name, problem)
     return result
@@ -89,7 +94,7 @@ def _logs(local: Path, backup: str, problems: list[str]) -> Iterator[Log]:
     try:
         for member in read_trfs(local):
             if member.data is None:
-                problems.append(f"{member.name}: {member.error}")
+                problems.append(str(member.error))
             else:
                 yield Log(name=member.name, data=member.data, source=backup)
     except BackupError as error:

@@ -39,11 +39,13 @@ def prefect_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Stack"]
     stack.env["PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS"] = "5"  # a minute otherwise
     stack.start(worker=False)
     try:
+        from prefect.logging.handlers import APILogHandler
         from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW, temporary_settings
 
         quiet = {PREFECT_API_URL: stack.env["PREFECT_API_URL"], PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW: "ignore"}
         with temporary_settings(quiet):
             yield stack
+            APILogHandler.flush()
     finally:
         stack.stop()
 

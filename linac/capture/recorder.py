@@ -1,28 +1,32 @@
 """Between socket and disk: a bounded queue and the thread that empties it into the journal.
 
-The thread that reads the socket only ever appends to a list in memory, so a disk that stalls for minutes does not hold it up.
+The thread that reads the socket only ever puts into a queue in memory, so a disk that stalls for minutes does not hold it up.
 While the disk fails, the queue fills. When it is full, what comes is counted and dropped; as soon as half of it is free again,
 the journal gets a record that says what is missing, and recording goes on.
+
+One thread puts, one takes: each counts its bytes for itself, and the difference is what waits. No lock is shared.
 """
 
+import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from linac.capture.journal import Kind, Writer
 from linac.errors import StorageError
 
-QUEUE_BYTES = 16 << 20
-"""Eight minutes of one linac's stream."""
+QUEUE_BYTES = 8 << 20
+"""Four minutes of one linac's stream."""
 
 SYNC_SECONDS = 0.75
 """Written records are synced after so long, so that a power cut takes less than the last second."""
 
-SYNC_BYTES = 4 << 20
+SYNC_BYTES = 2 << 20
 BATCH_BYTES = 1 << 20
 RETRY_SECONDS = 1.0
+
+Item = tuple[Kind, bytes | dict[str, Any], int, int]
 
 
 class Recorder:
@@ -34,102 +38,112 @@ class Recorder:
     def __init__(self, writer: Writer, say: Callable[[str], None], queue_bytes: int = QUEUE_BYTES) -> None:
         self.writer, self.limit = writer, queue_bytes
         self.failing = ""
-        self.queue_bytes = self.dropped_bytes = self.drops = 0
+        self.dropped_bytes = self.drops = 0
         self._say = say
-        self._queue: deque[tuple[Kind, bytes | dict[str, Any], int, int]] = deque()
-        self._changed = threading.Condition()
-        self._hole: dict[str, int] | None = None
-        self._closing = False
+        self._queue: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
+        self._put = self._taken = 0
+        self._hole: dict[str, int] = {}
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="recorder")
+
+    @property
+    def queue_bytes(self) -> int:
+        """What is not yet in the journal."""
+        return self._put - self._taken
 
     def start(self) -> None:
         self._thread.start()
 
+    # The thread that reads the socket calls these three. None of them waits for the disk.
+
     def data(self, payload: bytes) -> None:
-        """Record bytes that just arrived, at most 1 MiB. Never waits for the disk."""
+        """Record bytes that just arrived, at most 1 MiB."""
         wall, mono, size = time.time_ns(), time.monotonic_ns(), len(payload)
-        with self._changed:
-            if self._hole is None and self.queue_bytes + size > self.limit:
-                self._hole = {"bytes": 0, "first_wall_ns": wall}
-                self.drops += 1
-            if self._hole is not None:
-                self._hole["bytes"] += size
-                self._hole["last_wall_ns"] = wall
-                self.dropped_bytes += size
-                return
-            self._queue.append((Kind.DATA, payload, wall, mono))
-            self.queue_bytes += size
-            self._changed.notify()
+        room = self.limit - self._put + self._taken
+        if self._hole and room >= self.limit // 2:
+            self._close_hole()
+        if self._hole or room < size:
+            self.drops += not self._hole
+            self.dropped_bytes += size
+            self._hole = {
+                "bytes": self._hole.get("bytes", 0) + size,
+                "first_wall_ns": self._hole.get("first_wall_ns", wall),
+                "last_wall_ns": wall,
+            }
+            return
+        self._put += size
+        self._queue.put((Kind.DATA, payload, wall, mono))
 
     def note(self, kind: Kind, **facts: Any) -> None:
-        """Record that something happened. Never waits for the disk."""
-        with self._changed:
-            self._queue.append((kind, facts, time.time_ns(), time.monotonic_ns()))
-            self._changed.notify()
+        """Record that something happened."""
+        self._queue.put((kind, facts, time.time_ns(), time.monotonic_ns()))
 
     def close(self, timeout: float) -> bool:
         """Write out what is queued and let go of the journal; False if that did not succeed in `timeout` seconds."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
+        if self._hole:
+            self._close_hole()
+        self._closing.set()
+        self._queue.put(None)
         self._thread.join(timeout)
         return not self._thread.is_alive() and not self.failing
 
+    def _close_hole(self) -> None:
+        facts, self._hole = self._hole, {}
+        self.note(Kind.DROPPED, **facts)
+
+    # The recorder's own thread.
+
     def _run(self) -> None:
-        synced, unsynced = time.monotonic(), 0
+        dirty_since: float | None = None
+        unsynced, last_tries = 0, 3
+        ended = False
         while True:
-            batch, closing = self._take(synced + SYNC_SECONDS)
             try:
-                for kind, what, wall, mono in batch:
-                    if isinstance(what, dict):
-                        self.writer.note(kind, wall, mono, **what)
-                    else:
-                        self.writer.append(kind, what, wall, mono)
-                        unsynced += len(what)
-                if not self.writer.dirty:
-                    synced = time.monotonic()
+                if not self.failing:
+                    due = None if dirty_since is None else dirty_since + SYNC_SECONDS
+                    taken, ended = self._take(due)
+                    unsynced += taken
                 self.writer.commit()
-                if closing or unsynced > SYNC_BYTES or time.monotonic() - synced >= SYNC_SECONDS:
+                if self.writer.dirty and dirty_since is None:
+                    dirty_since = time.monotonic()
+                overdue = dirty_since is not None and time.monotonic() - dirty_since >= SYNC_SECONDS
+                if ended or overdue or unsynced > SYNC_BYTES:
                     self.writer.sync()
-                    synced, unsynced = time.monotonic(), 0
-                if closing and not self._queue:
-                    self.writer.close()
-                    self._told("")
-                    return
+                    dirty_since, unsynced = None, 0
                 self._told("")
-            except StorageError as error:
-                self._told(str(error))
-                if closing:
+                if ended:
+                    self.writer.close()
                     return
-                self._pause()
-            except Exception as error:  # a fault of ours must not end the recording
-                self._told(f"unexpected {type(error).__name__} while writing the journal")
-                self._pause()
+            except Exception as error:  # a full disk, or a fault of ours: neither ends the recording
+                ours = not isinstance(error, StorageError)
+                self._told(f"unexpected {type(error).__name__} while writing the journal" if ours else str(error))
+                dirty_since, unsynced = None, 0
+                if self._closing.wait(RETRY_SECONDS):
+                    last_tries -= 1
+                    if not last_tries:
+                        return
+                    time.sleep(RETRY_SECONDS / 10)
 
-    def _take(self, sync_due: float) -> tuple[list[tuple[Kind, bytes | dict[str, Any], int, int]], bool]:
-        """The next records, at most about 1 MiB, or none when a sync is due; and whether this is to be the end."""
-        with self._changed:
-            while not self._queue and not self._closing and not self.failing:
-                left = sync_due - time.monotonic() if self.writer.dirty else None
-                if left is not None and left <= 0:
-                    break
-                self._changed.wait(left)
-            batch, size = [], 0
-            while self._queue and size < BATCH_BYTES and not self.failing:
-                item = self._queue.popleft()
-                size += len(item[1]) if item[0] == Kind.DATA else 0
-                batch.append(item)
-            self.queue_bytes -= size
-            if self._hole is not None and self.queue_bytes <= self.limit // 2 and not self.failing:
-                self._queue.append((Kind.DROPPED, dict(self._hole), time.time_ns(), time.monotonic_ns()))
-                self._hole = None
-            return batch, self._closing
-
-    def _pause(self) -> None:
-        with self._changed:
-            deadline = time.monotonic() + RETRY_SECONDS
-            while not self._closing and (left := deadline - time.monotonic()) > 0:
-                self._changed.wait(left)
+    def _take(self, due: float | None) -> tuple[int, bool]:
+        """Hand the next records to the writer, at most about 1 MiB, waiting for them until `due`: their bytes, and whether they
+        were the last."""
+        taken, wait = 0, None if due is None else max(due - time.monotonic(), 0.0)
+        try:
+            item = self._queue.get(timeout=wait)
+            while item is not None:
+                kind, what, wall, mono = item
+                if isinstance(what, dict):
+                    self.writer.note(kind, wall, mono, **what)
+                else:
+                    self.writer.append(kind, what, wall, mono)
+                    taken += len(what)
+                    self._taken += len(what)
+                if taken >= BATCH_BYTES:
+                    return taken, False
+                item = self._queue.get_nowait()
+        except queue.Empty:
+            return taken, False
+        return taken, True
 
     def _told(self, failing: str) -> None:
         if failing != self.failing:

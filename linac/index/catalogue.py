@@ -1,4 +1,4 @@
-"""What finds one delivery among a million without reading them all: hash, linac, start and field of each, a file per year.
+"""What finds one delivery among a million without reading them all: hash, linac, month and field of each, a file per year.
 
 It is made from the deliveries and can be made again. A year's file is whole or not there, and a year without one is searched in
 the deliveries themselves: so it makes answers fast, never wrong.
@@ -15,13 +15,13 @@ import pyarrow.parquet as pq
 
 from linac.errors import DamagedError
 from linac.index import names
-from linac.index.schema import KIND_KEY, TEXT, UTC_MS, VERSION, VERSION_KEY, check
+from linac.index.schema import KIND_KEY, TEXT, VERSION, VERSION_KEY, check
 
 SCHEMA = pa.schema(
     [
         pa.field("sha256", pa.binary(32)),
         pa.field("linac", TEXT),
-        pa.field("start_utc", UTC_MS),
+        pa.field("month", TEXT),
         pa.field("field_label", TEXT),
         pa.field("field_name", TEXT),
     ],
@@ -30,7 +30,7 @@ SCHEMA = pa.schema(
 TAKEN = ["sha256", "linac", "start_utc", "field_label", "field_name"]
 """The columns of the deliveries that it is made from."""
 
-TEXTS = ("linac", "field_label", "field_name")
+TEXTS = ("linac", "month", "field_label", "field_name")
 
 _YEAR = re.compile(r"([0-9]{4})\.parquet")
 
@@ -48,9 +48,9 @@ def years(listed: Iterable[str]) -> list[str]:
 def from_deliveries(table: Any) -> Any:
     """Entries for rows of deliveries."""
     hashes = pa.array([bytes.fromhex(text) for text in table.column("sha256").to_pylist()], pa.binary(32))
-    columns = (table.column(name) for name in TAKEN[1:])
-    encoded = [column.dictionary_encode() if pa.types.is_string(column.type) else column for column in columns]
-    return pa.table([hashes, *encoded], schema=SCHEMA)
+    month = pc.strftime(table.column("start_utc"), format="%Y-%m")
+    texts = [table.column("linac"), month, table.column("field_label"), table.column("field_name")]
+    return pa.table([hashes, *(column.dictionary_encode() for column in texts)], schema=SCHEMA)
 
 
 def merge(old: Any, new: Any) -> Any | None:
@@ -62,7 +62,7 @@ def merge(old: Any, new: Any) -> Any | None:
 def encode(table: Any) -> bytes:
     """A catalogue file. Hashes do not get smaller, so they are stored as they are, to be read at memory speed."""
     sink = io.BytesIO()
-    packed = {name: "none" if name == "sha256" else "zstd" for name in TAKEN}
+    packed = {name: "none" if name == "sha256" else "zstd" for name in SCHEMA.names}
     one = table.unify_dictionaries().combine_chunks()
     pq.write_table(one, sink, compression=packed, use_dictionary=list(TEXTS), write_statistics=False)
     return sink.getvalue()

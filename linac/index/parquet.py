@@ -43,8 +43,14 @@ _RAW = -1  # elements that are encoded already
 
 Struct = dict[int, tuple[int, Any]]
 
+_SHORT = tuple(bytes([number]) for number in range(0x80))
+
 
 def _varint(number: int) -> bytes:
+    if number < 0x80:
+        return _SHORT[number]
+    if number < 0x4000:
+        return bytes((number & 0x7F | 0x80, number >> 7))
     out = bytearray()
     while number >= 0x80:
         out.append(number & 0x7F | 0x80)
@@ -157,12 +163,15 @@ NULL = Values(width=0)
 def distinct(counts: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
     """The distinct counts, ascending, and for each count its place among them; None where there is but one.
 
-    Of 16-bit counts by table, without sorting. There must be at least one.
+    Of 16-bit counts by table, without sorting. Counts that lie close together may come with others between them that do not
+    occur. There must be at least one.
     """
     flat = counts.reshape(-1)
     low, high = int(flat.min()), int(flat.max())
     if low == high:
         return flat[:1], None
+    if high - low < 1 << 8 and len(flat) > 1 << 12:  # such as positional errors: every number between them, used or not
+        return np.arange(low, high + 1).astype(flat.dtype), (flat - flat.dtype.type(low)).astype(np.uint8)
     if flat.dtype != np.int16:
         found, places = np.unique(flat, return_inverse=True)
         return found, places.astype(_index_type(len(found)))

@@ -252,9 +252,8 @@ class Index:
                     entries = catalogue.with_hash(entries, sha256.lower())
                 if field is not None:
                     entries = catalogue.with_field(entries, field)
-                for linac, start in zip(*(entries.column(name).to_pylist() for name in ("linac", "start_utc")), strict=True):
-                    if machine in (None, linac):
-                        wanted.add((linac, names.month_of(start)))
+                hits = set(zip(*(entries.column(name).to_pylist() for name in ("linac", "month")), strict=True))
+                wanted |= {(linac, month) for linac, month in hits if machine in (None, linac)}
                 if whole and entries.num_rows:
                     break
         found = self._filtered(sorted(wanted), sha256, field)
@@ -328,7 +327,7 @@ class Index:
 
 
 def _needed(sha256: str | None, field: str | None) -> list[str]:
-    return ["linac", "start_utc"] + (["sha256"] if sha256 else []) + (["field_label", "field_name"] if field else [])
+    return ["linac", "month"] + (["sha256"] if sha256 else []) + (["field_label", "field_name"] if field else [])
 
 
 def _is_hash(text: str) -> bool:
