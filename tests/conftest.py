@@ -45,7 +45,7 @@ def prefect_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Stack"]
         quiet = {PREFECT_API_URL: stack.env["PREFECT_API_URL"], PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW: "ignore"}
         with temporary_settings(quiet):
             yield stack
-            APILogHandler.flush()
+            APILogHandler().flush()
     finally:
         stack.stop()
 

@@ -97,6 +97,7 @@ class _Draft:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.content = hashlib.sha256()
+        self.tried = ""  # a stamp under which we wrote, but what we wrote was not found: ours to write again
         self._packer = lzma.LZMACompressor(preset=_PRESET)
         self._parts: list[bytes] = []
         self._finished = False
@@ -334,15 +335,16 @@ class Archiver:
         for later in range(_LATER_STAMPS):
             stamp = f"{draft.session.started + timedelta(seconds=later):%Y%m%d_%H%M%S}"
             path = f"{where}/{stamp}.xz"
-            if self.folder.find(path) is not None:
+            if stamp != draft.tried and self.folder.find(path) is not None:
                 data = self.folder.read(path)
                 if _content(data) == draft.content.hexdigest():
                     return stamp, data
                 continue
-            data = draft.finish()
+            data, draft.tried = draft.finish(), stamp
             self.folder.write(path, data)
             if self.folder.read(path) != data:
                 raise StorageError(f"{self.folder.location}: a file just written reads back different. Have the storage checked.")
+            draft.tried = ""
             return stamp, data
         raise StorageError(f"{self.folder.location}: {_LATER_STAMPS} other sessions stand where this one belongs.")
 

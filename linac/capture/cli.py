@@ -62,8 +62,9 @@ def listen(options: argparse.Namespace) -> int:
 
     ending = threading.Event()
     for name in ("SIGTERM", "SIGINT", "SIGBREAK", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), lambda *_: ending.set())
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda *_: ending.set())
     log = Log()
     try:
         folder = LocalFolder(Path(options.directory).absolute())

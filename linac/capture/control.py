@@ -27,6 +27,12 @@ _BOOT = "import sys; sys.path.insert(0, sys.argv.pop(1)); from linac.capture.lis
 """Runs the listener with nothing but the standard library and this package, wherever the latter lies: `python -I -S` looks at no
 environment variable and no site-packages, also where an embedded Python ignores PYTHONPATH."""
 
+_ENVIRONMENT = {
+    *("PATH", "HOME", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"),
+    *("SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "USERPROFILE", "TEMP", "TMP", "PROGRAMDATA"),
+}
+"""What the listener gets of our environment. It lives for months: what else is in there (keys, passwords) is not for it."""
+
 _children: list[subprocess.Popen[bytes]] = []
 """Listeners that this process started: looked at now and then, so that an ended one does not stay behind as a zombie."""
 
@@ -76,8 +82,6 @@ def start(serial: str, address: str, port: int, spool: str | os.PathLike[str], *
         adopted = _adopt(places, address, port, deadline)
         if adopted is not None:
             return adopted
-        with contextlib.suppress(OSError):
-            places.stop.unlink()
         child = _spawn(places, address, port)
         while time.monotonic() < deadline:
             said = _read_status(places)
@@ -154,10 +158,11 @@ def _read_status(places: Spool) -> Status | None:
 def _spawn(places: Spool, address: str, port: int) -> subprocess.Popen[bytes]:
     root = str(Path(linac.__file__).resolve().parents[1])
     where = ["--serial", places.serial, "--address", address, "--port", str(port), "--spool", str(places.root)]
+    environment = {name: value for name, value in os.environ.items() if name.upper() in _ENVIRONMENT}
     command = [_python(), "-I", "-S", "-c", _BOOT, root, *where, "--log", str(places.log)]
     try:
         with places.out.open("wb") as out:
-            child = _detached(command, places.folder, out.fileno())
+            child = _detached(command, places.folder, environment, out.fileno())
     except OSError as error:
         raise SetupError(
             f"Linac {places.serial}: the listener cannot be started: {error.strerror or error}. Check that {command[0]} may be "
@@ -169,7 +174,7 @@ def _spawn(places: Spool, address: str, port: int) -> subprocess.Popen[bytes]:
 
 if sys.platform == "win32":
 
-    def _detached(command: list[str], folder: Path, out: int) -> subprocess.Popen[bytes]:
+    def _detached(command: list[str], folder: Path, environment: dict[str, str], out: int) -> subprocess.Popen[bytes]:
         """No console, so that none can be closed on it; its own group; out of our job object where that is allowed."""
         flags = subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP
         for more in (subprocess.CREATE_BREAKAWAY_FROM_JOB, 0):
@@ -177,6 +182,7 @@ if sys.platform == "win32":
                 return subprocess.Popen(
                     command,
                     cwd=folder,
+                    env=environment,
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=out,
@@ -194,10 +200,17 @@ if sys.platform == "win32":
 
 else:
 
-    def _detached(command: list[str], folder: Path, out: int) -> subprocess.Popen[bytes]:
+    def _detached(command: list[str], folder: Path, environment: dict[str, str], out: int) -> subprocess.Popen[bytes]:
         """A session of its own: no signal for our group or terminal reaches it."""
         return subprocess.Popen(
-            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=out, stderr=out, close_fds=True, start_new_session=True
+            command,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            close_fds=True,
+            start_new_session=True,
         )
 
     def _python() -> str:

@@ -49,6 +49,9 @@ FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.25, 50.0
 """Waiting times double from the first to the longest; each is then taken 0.8 to 1.2 times: 1 s to 60 s in all."""
 
 GOOD_CONNECTION_SECONDS = 10.0
+ENDPOINT_SECONDS = 4.0
+"""A listener that starts waits so long for somebody else of ours to leave the linac: a look at it takes three seconds."""
+
 STOP_POLL_SECONDS = 0.25
 STATUS_SECONDS = 1.0
 SIZE_SECONDS = 30.0
@@ -122,7 +125,7 @@ class Listener:
         self._silent = False
         self._headers = HeaderCounter()
         self._last_error = ""
-        self._journal_bytes = 0
+        self._sized = (0, 0)  # the journal's size when it was measured, and what we had written by then
 
     def stop(self, reason: str) -> None:
         """Ask the listener to end, from any thread or signal handler. It does within about a second."""
@@ -162,7 +165,7 @@ class Listener:
                 f"Linac {self.serial}: a listener already runs with the spool {self.places.root}. One is enough; to replace it, "
                 "stop that one first."
             )
-        if not self._endpoint.acquire():
+        if not self._endpoint.acquire(ENDPOINT_SECONDS):
             self._lock.release()
             raise AlreadyRunningError(
                 f"Linac {self.serial}: another listener on this computer, with another spool or serial, already listens to "
@@ -272,16 +275,17 @@ class Listener:
             ending = self._keeping.is_set()
             with contextlib.suppress(OSError, LinacError):
                 if now >= size_due:
-                    self._journal_bytes, size_due = journal.size(self.places.journal), now + SIZE_SECONDS
+                    self._sized, size_due = (journal.size(self.places.journal), self._written()), now + SIZE_SECONDS
             if now >= status_due or ending or shown != (self._state, self._silent, self._stopping):
                 shown = (self._state, self._silent, self._stopping)
-                with contextlib.suppress(OSError):  # Windows, while somebody reads it: the next one is due in a second
+                with contextlib.suppress(Exception):  # most likely Windows, while somebody reads it: the next is due in a second
                     write_whole(self.places.status, self.status().to_json().encode(), keep=ending, tries=3 if ending else 1)
                 status_due = now + STATUS_SECONDS
             if ending:
                 return
-            if not self._stopping and self.places.stop.exists():
-                self.stop("asked to by the stop file")
+            with contextlib.suppress(OSError):
+                if not self._stopping and self.places.stop.exists():
+                    self.stop("asked to by the stop file")
             self._keeping.wait(STOP_POLL_SECONDS)
 
     def status(self) -> Status:
@@ -310,11 +314,14 @@ class Listener:
             silences=self._silences,
             queue_bytes=recorder.queue_bytes,
             dropped_bytes=recorder.dropped_bytes,
-            journal_bytes=self._journal_bytes,
+            journal_bytes=self._sized[0] + writer.written - self._sized[1],
             disk_free_bytes=writer.free_bytes or 0,
             last_error="" if self._connected_since else self._last_error,
             findings=list(self._findings(recorder)),
         )
+
+    def _written(self) -> int:
+        return self._recorder.writer.written if self._recorder else 0
 
     def _findings(self, recorder: Recorder) -> Iterator[str]:
         if recorder.failing:

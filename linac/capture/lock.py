@@ -105,8 +105,16 @@ class EndpointLock:
         self.name = "linac-icom-" + hashlib.sha256(f"{address.strip().lower()}:{port}".encode()).hexdigest()[:24]
         self._held: Any = None
 
-    def acquire(self) -> bool:
-        """Whether the claim is ours now."""
+    def acquire(self, wait_seconds: float = 0.0) -> bool:
+        """Whether the claim is ours now. `wait_seconds` outlasts somebody who only has a look at the linac."""
+        deadline = time.monotonic() + wait_seconds
+        while not self._try():
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_PAUSE_SECONDS)
+        return True
+
+    def _try(self) -> bool:
         if self._held is not None:
             return True
         if sys.platform == "win32":

@@ -27,10 +27,11 @@ It does not fetch backups, unpack them or know patients, and has no server: many
 a log. `python -m linac.index` does the same by hand.
 """
 
+from linac.index.adding import Added, Log
 from linac.index.backups import Backup
 from linac.index.quarantine import Quarantined
 from linac.index.schema import DELIVERIES, SAMPLES
-from linac.index.store import Added, Index, Log
+from linac.index.store import Index
 from linac.index.verify import Report
 
 __all__ = ["DELIVERIES", "SAMPLES", "Added", "Backup", "Index", "Log", "Quarantined", "Report"]

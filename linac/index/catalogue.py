@@ -72,7 +72,7 @@ def decode(data: bytes, name: str, columns: list[str] | None = None) -> Any:
     """A catalogue file. Raises `DamagedError` for what is none, `SetupError` for one of newer software."""
     try:
         file = pq.ParquetFile(io.BytesIO(data))
-        check(file.schema_arrow, "catalogue", name)
+        check(file.metadata.metadata, "catalogue", name)
         return file.read(columns=columns)
     except (pa.ArrowException, OSError) as error:
         raise DamagedError(

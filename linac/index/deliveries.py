@@ -89,7 +89,7 @@ def decode(data: bytes, name: str, columns: list[str] | None = None) -> Any:
     """
     try:
         file = pq.ParquetFile(io.BytesIO(data))
-        version = check(file.schema_arrow, "deliveries", name)
+        version = check(file.metadata.metadata, "deliveries", name)
         if columns is None:
             return upgrade(file.read(), "deliveries", version, name)
         return file.read(columns=columns, use_threads=False)

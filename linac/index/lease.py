@@ -20,6 +20,7 @@ So what it guards must be harmless when done twice; the index is.
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import socket
 import time
@@ -40,6 +41,8 @@ WAIT_SECONDS = 900.0
 """How long a run waits for another's lease before it gives up: several batches of the other, or its death and a batch."""
 
 POLL_SECONDS = 0.1
+
+logger = logging.getLogger(__name__)
 
 
 class Lease:
@@ -72,6 +75,14 @@ class Lease:
                 return self
             found = self._read()
             if found != seen:
+                if not seen:
+                    logger.warning(
+                        "%s is being written to by another run (%s): waiting, %.0f s at most; %.0f s if that run crashed.",
+                        self._folder.location,
+                        _holder(found),
+                        self._wait,
+                        self._stale,
+                    )
                 seen, since, claims = found, self._clock(), 0
             elif self._clock() - since > self._stale:
                 if self._take_over(seen, claims):

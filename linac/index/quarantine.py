@@ -27,12 +27,17 @@ def file_name(serial: str, name: str, sha256: str) -> str:
     return f"{names.QUARANTINE}/{serial}/{names.log_name(name, sha256[:12])}"
 
 
-def put(folder: Folder, serial: str, name: str, sha256: str, data: bytes, reason: str, source: str) -> str:
-    """Set a log aside with its reason; the reason. The log is written first: a log without a reason was interrupted here."""
-    path = file_name(serial, name, sha256)
+def is_whole(folder: Folder, path: str) -> bool:
+    """Whether a log that is set aside has its reason beside it."""
+    return folder.find(path + REASON) is not None
+
+
+def put(folder: Folder, path: str, sha256: str, data: bytes, reason: str, source: str) -> None:
+    """Set a log aside at `path`, with its reason. The log is written first: one without a reason was interrupted here."""
+    serial, name = path.split("/")[-2:]
     folder.write(path, data)
     text = (
-        f"{names.log_name(name)} could not be read, and is kept here until it can.\n\n"
+        f"{name} could not be read, and is kept here until it can.\n\n"
         f"Why:        {reason}\n"
         f"Came from:  {source}\n"
         f"SHA-256:    {sha256}\n"
@@ -42,8 +47,7 @@ def put(folder: Folder, serial: str, name: str, sha256: str, data: bytes, reason
         f"    python -m linac.index retry <records root> --machine {serial}\n"
         "Either way it leaves this folder by itself once it is in the index.\n"
     )
-    folder.write(path + REASON, text.encode())
-    return reason
+    folder.write(path + REASON, text.encode("utf-8", "replace"))
 
 
 def listed(folder: Folder, serial: str) -> list[Quarantined]:
@@ -58,7 +62,7 @@ def listed(folder: Folder, serial: str) -> list[Quarantined]:
 
 def reason_of(folder: Folder, item: Quarantined) -> tuple[str, str]:
     """Why a log was set aside, and where it came from."""
-    if folder.find(item.file + REASON) is None:
+    if not is_whole(folder, item.file):
         return "not recorded: the run was interrupted", ""
     text = folder.read(item.file + REASON).decode("utf-8", "replace")
     found = dict(re.findall(r"^(Why|Came from): +(.*)$", text, re.MULTILINE))

@@ -104,7 +104,9 @@ def _counted(counts: npt.NDArray[Any], item: ItemPart, width: int) -> Values:
         entries = found.astype("<i4").tobytes()
     else:
         entries = item.to_physical(found).astype("<f4").tobytes()
-        if width == 1 and len(found) * 4 > len(flat):  # hardly any value twice, such as a dose that grows: no dictionary
+        if (
+            indices is not None and width == 1 and len(found) * 4 > len(flat)
+        ):  # hardly any value twice, such as a dose that grows: no dictionary
             floats = np.frombuffer(entries, "<f4")[indices]
             return Values(present=present, floats=floats)
     return Values(width=width, present=present, indices=indices, dictionary=entries, entries=len(found))
@@ -194,7 +196,7 @@ class SamplesFile:
             stream = io.BytesIO(source) if isinstance(source, bytes) else source
             self._file = pq.ParquetFile(stream, pre_buffer=True, page_checksum_verification=check_pages)
             self.metadata = self._file.metadata
-            self.version = check(self._file.schema_arrow, "samples", name)
+            self.version = check(self.metadata.metadata, "samples", name)
         except (pa.ArrowException, OSError) as error:
             raise _damaged(name, error) from error
 

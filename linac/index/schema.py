@@ -38,7 +38,8 @@ UTC_MS = pa.timestamp("ms", "UTC")
 LOCAL_MS = pa.timestamp("ms")
 TEXT = pa.dictionary(pa.int32(), pa.string())
 """Text that repeats: plain text to other readers, a category to pandas, and a few bytes in the file."""
-BANK = pa.list_(pa.field("element", pa.float32()), LEAVES)
+BANK = pa.list_(pa.field("element", pa.float32()))
+"""Always 80 long. Not Arrow's fixed-size list: pyarrow 25 writes one that is null and cannot read it again."""
 OTHERS = pa.list_(
     pa.field(
         "element",
@@ -193,12 +194,12 @@ UPGRADES: dict[str, dict[int, Callable[[Any], Any]]] = {"deliveries": {}, "sampl
 """By kind and version: what makes a table of that version one of the next. Version 1 is the first."""
 
 
-def check(schema: Any, kind: str, name: str) -> int:
-    """The version of a file by its schema's metadata.
+def check(metadata: dict[bytes, bytes] | None, kind: str, name: str) -> int:
+    """The version of a file by its metadata.
 
     Raises `DamagedError` if it is no such file of ours, `SetupError` if newer software wrote it.
     """
-    metadata = schema.metadata or {}
+    metadata = metadata or {}
     if metadata.get(KIND_KEY, b"").decode("utf-8", "replace") != kind:
         raise DamagedError(
             f"{name} is not a file of the index ({kind}). Something else put it there, or changed it: move it out of the folder "
@@ -221,6 +222,8 @@ def upgrade(table: Any, kind: str, version: int, name: str) -> Any:
     for step in range(version, VERSION):
         table = UPGRADES[kind][step](table)
     schema = DELIVERIES_SCHEMA if kind == "deliveries" else SAMPLES_SCHEMA
+    if table.schema.equals(schema):
+        return table.replace_schema_metadata(schema.metadata)
     have = {field.name: index for index, field in enumerate(table.schema)}
     arrays, fields = [], []
     for field in schema:

@@ -1,5 +1,6 @@
 """A site and a simulated linac for the flows to work on."""
 
+import contextlib
 import re
 import shutil
 import socket
@@ -41,6 +42,28 @@ class Lab:
             "backup_folder": str(self.backup),
         }
 
+    def clear(self) -> None:
+        """Take the lab's own things off the server: a worker started later would set to work on what is left."""
+        from prefect.client.orchestration import get_client
+        from prefect.exceptions import ObjectNotFound
+
+        from blocks import Linac, Site, block_name, load
+        from tasks.provision import unfinished_runs
+
+        with get_client(sync_client=True) as client:
+            with contextlib.suppress(ObjectNotFound):
+                deployment = client.read_deployment_by_name(f"icom-capture/{self.serial}")
+                for run in unfinished_runs(client, deployment.id):
+                    client.delete_flow_run(run.id)
+                client.delete_deployment(deployment.id)
+            nightly = client.read_deployment_by_name("trf-index/nightly")
+            for schedule in nightly.schedules:
+                if schedule.slug == f"site-{self.site_name}":
+                    client.delete_deployment_schedule(nightly.id, schedule.id)
+        for kind, name in ((Linac, block_name(self.serial)), (Site, self.site_name)):
+            if load(kind, name) is not None:
+                kind.delete(name)
+
     def report(self, key: str) -> str:
         """The newest artifact of that key, as Markdown."""
         from prefect.client.orchestration import get_client
@@ -64,6 +87,7 @@ def lab(tmp_path: Path, prefect_server: str, request: pytest.FixtureRequest) -> 
     with SimulatedLinac(serial, speed=20) as linac:
         made = Lab(tmp_path, serial, linac)
         yield made
+        made.clear()
         assert control.stop(made.spool, serial, 20)
     shutil.rmtree(tmp_path, ignore_errors=True)
 

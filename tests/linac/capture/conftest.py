@@ -1,6 +1,7 @@
 """A scripted peer, messages and journals for the tests of capture. All patients are invented."""
 
 import contextlib
+import os
 import socket
 import struct
 import threading
@@ -155,7 +156,7 @@ class Peer:
 
     def reset(self) -> None:
         connection = self.connections[-1]
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("hh" if os.name == "nt" else "ii", 1, 0))
         with contextlib.suppress(OSError):
             connection.shutdown(socket.SHUT_RD)
         connection.close()

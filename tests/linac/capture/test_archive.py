@@ -266,6 +266,7 @@ def test_a_share_that_is_away_keeps_the_sessions_waiting(site: SimpleNamespace) 
     site.record(*lab.idle(2, 60))
     assert [done.messages for done in archiver.run_once()] == [9] * 5
     assert archiver.backlog().sessions_open == 0
+    assert archiver.backlog().bytes < 3000, "at most the message that is not complete yet"
     assert len(site.files()) == 5
 
 
@@ -308,6 +309,31 @@ def test_a_flow_that_is_cancelled_in_the_middle_can_go_on_with_the_same_archiver
         archiver.run_once()
     storage.fail = lambda *_: None
     assert [done.messages for done in archiver.run_once()] == [9]
+
+
+def test_a_record_that_was_taken_but_not_worked_on_is_taken_again(site: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cancel may come between any two lines."""
+    treated = site.lab.session("TEST-1", 9)
+    site.record(*treated, *site.lab.idle(2, 9))
+    archiver = site.archiver()
+    original = archive.SessionCutter.feed
+    for stop_at in range(1, 13):
+        calls = 0
+
+        def feed(self: Any, entry: Any, stop_at: int = stop_at) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == stop_at:
+                raise PowerCutError
+            return original(self, entry)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(archive.SessionCutter, "feed", feed)
+            with pytest.raises(PowerCutError):
+                archiver.run_once()
+    assert [done.messages for done in archiver.run_once()] == [9]
+    [data] = site.files().values()
+    assert unpacked(data) == b"".join(treated)
 
 
 def test_a_session_without_mu_is_noted_but_not_archived(site: SimpleNamespace) -> None:
@@ -375,7 +401,11 @@ def test_a_file_that_reads_back_different_is_not_done(site: SimpleNamespace) -> 
         archiver.run_once()
     assert archive.sessions(site.spool, "4299") == []
     folder.rotten = False
-    assert len(archiver.run_once()) == 1
+    [path] = [site.icom / name for name in site.files()]
+    path.write_bytes(path.read_bytes()[:-1])  # it was not only the reading
+    assert [done.stamp for done in archiver.run_once()] == ["20240506_121314"]
+    [data] = site.files().values()
+    assert unpacked(data) == b"".join(site.lab.session("TEST-1", 9))
 
 
 def test_no_patient_in_the_spool_except_in_the_journal(site: SimpleNamespace) -> None:
@@ -438,6 +468,16 @@ def test_finish_archives_the_session_that_is_going_on(site: SimpleNamespace) -> 
     assert done.messages == 8, "the last one is complete only when the next one comes, or time passes"
     site.note(Kind.STOPPED, reason="x")
     assert site.archiver().run_once() == []
+
+
+def test_what_comes_after_a_session_was_finished_by_hand_is_a_session_of_its_own(site: SimpleNamespace) -> None:
+    treated = site.lab.session("TEST-1", 20)
+    site.record(*treated[:10])
+    [first] = site.archiver().finish()
+    site.record(*treated[10:], *site.lab.idle(3, 20))
+    [second] = site.archiver().run_once()
+    files = site.files()
+    assert unpacked(files[first.path]) + unpacked(files[second.path]) == b"".join(treated)
 
 
 def test_live_has_the_latest_message_of_every_counter(site: SimpleNamespace) -> None:

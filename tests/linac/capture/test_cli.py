@@ -14,6 +14,8 @@ import pytest
 
 from linac.capture import archive, control
 
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows knows no signals between processes that let code run")
+
 ROOT = Path(control.__file__).parents[2]
 
 

@@ -171,6 +171,21 @@ def test_a_torn_tail_is_waited_for_until_there_is_a_newer_segment(tmp_path: Path
     assert entries[-1].payload == b"after the crash"
 
 
+def test_a_record_that_is_just_being_written_is_read_once_it_is_whole(tmp_path: Path) -> None:
+    writer = Writer(tmp_path, "4299")
+    write(writer, b"one")
+    reader = Reader(tmp_path)
+    assert len(list(reader.read())) == 2
+    raw = encode(Record(Kind.DATA, 2, 1, 1, b"slowly"))
+    for at in range(len(raw)):
+        assert list(reader.read()) == []
+        with (tmp_path / "00000001.journal").open("ab") as file:
+            file.write(raw[at : at + 1])
+    [entry] = reader.read()
+    assert isinstance(entry.what, Record)
+    assert entry.what.payload == b"slowly"
+
+
 @pytest.mark.parametrize("failure", ["write", "half a write", "sync"])
 def test_a_disk_that_fails_for_a_while_costs_nothing_and_doubles_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: str

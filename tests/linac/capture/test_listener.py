@@ -93,6 +93,7 @@ def test_the_status_says_what_it_does_and_names_no_patient(listening: Any, peer:
     assert status.bytes == len(b"".join(lab.session("TEST-1", 10)))
     assert status.age_seconds < 3
     assert status.backlog_bytes >= status.bytes
+    assert status.journal_bytes == journal.size(spool / "4299" / "journal")
     assert status.findings == []
     text = (spool / "4299" / "status.json").read_text()
     assert "TEST-1" not in text
@@ -339,6 +340,20 @@ def test_a_disk_that_recovers_while_the_recorder_is_closed_gets_everything(tmp_p
     assert said == ["No space left on device", "the journal can be written again"]
 
 
+def test_what_was_dropped_last_is_said_at_the_end(tmp_path: Path) -> None:
+    writer = StallingWriter(tmp_path)
+    writer.going.clear()
+    recorder = Recorder(writer, lambda _: None, queue_bytes=1000)
+    recorder.start()
+    for _ in range(5):
+        recorder.data(b"x" * 400)
+    writer.going.set()
+    assert recorder.close(5)
+    last = list(Reader(tmp_path).read())[-1].what
+    assert isinstance(last, Record)
+    assert (last.kind, last.facts()["bytes"], recorder.dropped_bytes) == (Kind.DROPPED, 1200, 1200)
+
+
 def test_a_disk_that_never_recovers_does_not_keep_the_recorder_from_closing(tmp_path: Path) -> None:
     writer = StallingWriter(tmp_path)
     writer.error = "No space left on device"
@@ -414,6 +429,7 @@ def test_it_runs_with_the_standard_library_alone(tmp_path: Path) -> None:
     }, "and it loads nothing that it does not need"
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows knows no such signals between processes; the stop file is tested elsewhere")
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
 def test_a_signal_ends_it_in_order(
     process: subprocess.Popen[str], peer: Any, spool: Path, lab: SimpleNamespace, name: str

@@ -79,7 +79,7 @@ class Plain:
     twice: list[str]  # hashes that stand in either tree more than once
 
 
-def _look(root: Path) -> Plain:
+def _look(root: Path, *, ducks_too: bool = True) -> Plain:
     def tree(name: str) -> Path:
         return root / "TRF" / name
 
@@ -90,19 +90,22 @@ def _look(root: Path) -> Plain:
         frame = pd.read_parquet(tree("deliveries"), columns=["sha256", "rows"])
         deliveries = dict(zip(frame["sha256"], frame["rows"], strict=True))
         twice += frame["sha256"][frame["sha256"].duplicated()].tolist()
-        ducks = duckdb.sql(f"SELECT sha256, rows FROM read_parquet('{tree('deliveries')}/**/*.parquet')").fetchall()
-        assert dict(ducks) == deliveries
-        assert len(ducks) == len(frame)
+        if ducks_too:
+            ducks = duckdb.sql(f"SELECT sha256, rows FROM read_parquet('{tree('deliveries')}/**/*.parquet')").fetchall()
+            assert sorted(ducks) == sorted(zip(frame["sha256"], frame["rows"], strict=True))
     if any(tree("samples").rglob("*.parquet")):
         frame = pd.read_parquet(tree("samples"), columns=["sha256", "row"])
         counted = frame.groupby("sha256", observed=True)["row"]
         samples = counted.size().to_dict()
         twice += [sha256 for sha256, rows in counted if sorted(rows) != list(range(len(rows)))]
-        ducks = duckdb.sql(f"SELECT sha256, count(*) FROM read_parquet('{tree('samples')}/**/*.parquet') GROUP BY 1").fetchall()
-        assert dict(ducks) == samples
+        if ducks_too:
+            ducks = duckdb.sql(
+                f"SELECT sha256, count(*) FROM read_parquet('{tree('samples')}/**/*.parquet') GROUP BY 1"
+            ).fetchall()
+            assert dict(ducks) == samples
     return Plain(deliveries, samples, twice)
 
 
 @pytest.fixture(scope="session")
-def look() -> Callable[[Path], Plain]:
+def look() -> Callable[..., Plain]:
     return _look

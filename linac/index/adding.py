@@ -1,0 +1,172 @@
+"""Logs into batches, batches into the index: what `Index.add` does with what it is given."""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from linac import trf
+from linac.errors import TrfError
+from linac.index import deliveries, names, quarantine, writer
+from linac.index.quarantine import Quarantined
+from linac.index.writer import Leasing, New, Writer
+from linac.transport import Folder
+
+BATCH_BYTES = 64 << 20
+"""Raw bytes that are brought into the index at a time, and the most that is kept in memory of what `add` is given."""
+
+KNOWN_MONTHS = 12
+"""Months whose hashes are kept in memory while adding: a few MB each."""
+
+
+@dataclass(frozen=True)
+class Log:
+    """A TRF as it came: its file name (folders may stand before it), its bytes, and the backup or folder it came from."""
+
+    name: str
+    data: bytes
+    source: str = ""
+
+
+@dataclass
+class Added:
+    """What `add` did.
+
+    `indexed` logs are new in the index, with `rows` rows and `bytes` bytes; `duplicates` were known; `quarantined` could not be
+    read and were set aside (name and reason); `released` left the quarantine; `recovered` deliveries were left half-done by a
+    crashed run. `files` are the Parquet files written, below the records root.
+    """
+
+    indexed: int = 0
+    duplicates: int = 0
+    quarantined: list[tuple[str, str]] = field(default_factory=list)
+    released: int = 0
+    recovered: int = 0
+    rows: int = 0
+    bytes: int = 0
+    files: list[str] = field(default_factory=list)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The numbers alone, for a report or `mark_done`."""
+        return {
+            "indexed": self.indexed,
+            "duplicates": self.duplicates,
+            "quarantined": len(self.quarantined),
+            "rows": self.rows,
+            "bytes": self.bytes,
+        }
+
+
+class Adding:
+    """One call of `add`."""
+
+    def __init__(
+        self, folder: Folder, serial: str, lease: Leasing, batch_bytes: int, progress: Callable[[Added], None] | None
+    ) -> None:
+        self._folder, self._serial, self._progress = folder, serial, progress
+        self._writer = Writer(folder, serial, lease)
+        self._batch_bytes = batch_bytes
+        self._known: dict[str, dict[str, str]] = {}
+        self._batch: dict[str, New] = {}
+        self._size = 0
+        self._aside: list[Quarantined] | None = None
+        self.added = Added()
+
+    def run(self, logs: Iterable[Log]) -> Added:
+        self.added.recovered = self._writer.recover()
+        try:
+            for log in logs:
+                self._take(log)
+                if self._size >= self._batch_bytes:
+                    self._flush()
+                self._report()
+        except Exception:
+            self._flush()
+            raise
+        self._flush()
+        self._report()
+        return self.added
+
+    def _report(self) -> None:
+        if self._progress is not None:
+            self._progress(self.added)
+
+    def _take(self, log: Log) -> None:
+        sha256 = hashlib.sha256(log.data).hexdigest()
+        try:
+            read = trf.decode(log.data, f"log {sha256[:12]}")  # names hold fields, and reasons travel into reports
+        except TrfError as error:
+            self._set_aside(log, sha256, str(error))
+            return
+        month = names.month_of(read.header.start)
+        if month not in self._known:
+            while len(self._known) >= KNOWN_MONTHS:
+                del self._known[next(iter(self._known))]
+            self._known[month] = writer.known(self._folder, month)
+        if sha256 in self._batch or sha256 in self._known[month]:
+            self.added.duplicates += 1
+            if sha256 not in self._batch:
+                self._release(log.name, sha256)
+            return
+        try:
+            row = deliveries.make_row(
+                read,
+                sha256,
+                linac=self._serial,
+                name=log.name,
+                source=log.source,
+                size=len(log.data),
+                indexed=datetime.now(UTC),
+            )
+        except MemoryError:
+            raise
+        except Exception as error:  # a fault of ours must not keep all other logs out, night after night
+            self._set_aside(log, sha256, _our_fault(error))
+            return
+        self._batch[sha256] = New(sha256, log.name, log.data, read, row)
+        self._size += len(log.data)
+
+    def _flush(self) -> None:
+        batch, self._batch, self._size = list(self._batch.values()), {}, 0
+        if not batch:
+            return
+        done = self._writer.write(batch)
+        for new in done.indexed:
+            self.added.indexed += 1
+            self.added.rows += new.trf.rows
+            self.added.bytes += len(new.data)
+        self.added.duplicates += len(done.known)
+        self.added.files += [name for name in done.files if name not in self.added.files]
+        for new in [*done.indexed, *done.known]:
+            self._known.setdefault(new.month, {})[new.sha256] = self._serial
+            self._release(new.name, new.sha256)
+        for new, error in done.failed:
+            self._set_aside(Log(new.name, new.data, new.row["backup"]), new.sha256, _our_fault(error))
+
+    def _set_aside(self, log: Log, sha256: str, reason: str) -> None:
+        self.added.quarantined.append((names.log_name(log.name), reason))
+        path = quarantine.file_name(self._serial, log.name, sha256)
+        if path not in {item.file for item in self._set_aside_before()} or not quarantine.is_whole(self._folder, path):
+            quarantine.put(self._folder, path, sha256, log.data, reason, log.source)
+            self._aside = None
+
+    def _release(self, name: str, sha256: str) -> None:
+        """Let go of what was set aside and is in the index now: the same content, or the same log in a better copy."""
+        aside = self._set_aside_before()
+        for item in [item for item in aside if item.sha256_begin == sha256[:12] or item.name == names.log_name(name)]:
+            quarantine.remove(self._folder, item)
+            aside.remove(item)
+            self.added.released += 1
+
+    def _set_aside_before(self) -> list[Quarantined]:
+        if self._aside is None:
+            self._aside = quarantine.listed(self._folder, self._serial)
+        return self._aside
+
+
+def _our_fault(error: Exception) -> str:
+    return (
+        f"This software failed on it ({type(error).__name__}: {str(error)[:300]}). The log may be in order: report this with the "
+        "file, and run retry after the next update."
+    )
