@@ -10,14 +10,13 @@ import contextlib
 import json
 import os
 import re
-import signal
 import sys
 import time
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from launch.stack import HOST, PROJECT, Child, Stack, free_port
+from launch.stack import HOST, PROJECT, Child, Stack, end_in_order, end_undisturbed, free_port
 from linac.errors import LinacError
 
 if TYPE_CHECKING:
@@ -222,9 +221,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     out.mkdir(parents=True, exist_ok=True)
     os.chdir(PROJECT)
-    signal.signal(signal.SIGTERM, _interrupt)
-    if sys.platform == "win32":
-        signal.signal(signal.SIGBREAK, _interrupt)
+    end_in_order()
     demo = Demo(out, options.trf)
     code = 1
     try:
@@ -241,7 +238,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"\nThe demo did not get through: {error}\nLogs are in {out}.", file=sys.stderr, flush=True)
         code = 1
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        end_undisturbed()
         demo.stop()
     demo.say("Everything was stopped." if code == 0 else "Everything was stopped; the demo failed.")
     return code
@@ -249,10 +246,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _path(text: str) -> Path:
     return Path(text).resolve()
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -2,12 +2,11 @@
 
 import argparse
 import os
-import signal
 import sys
 import time
 from pathlib import Path
 
-from launch.stack import PROJECT, Stack
+from launch.stack import PROJECT, Stack, end_in_order, end_undisturbed
 from linac.errors import LinacError
 
 DATA = PROJECT / ".linac-flows"
@@ -26,9 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.chdir(PROJECT)
     stack = Stack(options.data, options.port)
     stack.adopt_environment()
-    signal.signal(signal.SIGTERM, _as_interrupt)
-    if sys.platform == "win32":
-        signal.signal(signal.SIGBREAK, _as_interrupt)
+    end_in_order()
     try:
         print("Starting the Prefect server and a worker...", flush=True)
         stack.start()
@@ -53,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _stop(stack: Stack, data: Path) -> int:
     """Recordings end in order first: each listener closes its connection to the linac. A second Ctrl-C does not cut it short."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_undisturbed()
     ended = True
     if stack.server is not None and stack.worker is not None and not stack.server.ended():
         from launch import runs
@@ -75,10 +72,6 @@ def _stop(stack: Stack, data: Path) -> int:
 
 def say(text: str) -> None:
     print(text, flush=True)
-
-
-def _as_interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -75,6 +75,24 @@ def own_group() -> dict[str, Any]:
     return {"start_new_session": True}
 
 
+def end_in_order() -> None:
+    """Let Ctrl-C, Ctrl-Break and a termination all raise KeyboardInterrupt, also where a shell had Ctrl-C ignored."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("SIGINT", "SIGTERM", "SIGBREAK"):  # the last is Windows' Ctrl-Break
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), interrupt)
+
+
+def end_undisturbed() -> None:
+    """While things are ended in order, a second Ctrl-C does not cut it short. Everything that follows is bounded in time."""
+    for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
 class Stack:
     """Server and worker with everything deployed. `data` holds the database, logs and Prefect's own files."""
 

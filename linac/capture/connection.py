@@ -5,6 +5,7 @@ close with unread bytes in the socket makes the operating system send a reset, s
 a moment, close.
 """
 
+import os
 import select
 import socket
 import sys
@@ -14,6 +15,9 @@ from collections.abc import Callable
 from typing import Any
 
 from linac.errors import LinacError, UnreachableError
+
+if sys.platform == "win32":
+    import ctypes
 
 ICOM_PORT = 1706
 CONNECT_SECONDS = 5.0
@@ -102,9 +106,7 @@ def _connect(sock: socket.socket, target: Any, timeout: float, stopping: Callabl
 def _error(code: int) -> OSError:
     """An OSError of the right class for an error number, also one of Windows's."""
     if sys.platform == "win32":
-        return OSError(0, "", None, code)
-    import os
-
+        return OSError(0, ctypes.FormatError(code), None, code)
     return OSError(code, os.strerror(code))
 
 

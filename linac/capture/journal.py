@@ -358,6 +358,8 @@ class Writer:
         self.free_bytes: int | None = None
         self.written = 0
         self._number = 0
+        self.path: Path | None = None  # of the segment that is open
+        self._sequence = 0
         self._file: IO[bytes] | None = None
         self._offset = 0
         self._opened = 0.0
@@ -405,13 +407,21 @@ class Writer:
             raise _disk_error(self.folder, error) from error
         self._unsynced = []
 
+    def renew(self) -> None:
+        """The folder was taken away under us: make it again and go on in a new segment, with what is not yet safe."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _disk_error(self.folder, error) from error
+        self._abandon()
+
     def close(self) -> None:
         """Commit, sync and let go of the segment. Raises `StorageError` if that fails; the file is let go of all the same."""
         try:
             self.commit()
             self.sync()
         finally:
-            file, self._file = self._file, None
+            file, self._file, self.path = self._file, None, None
             if file is not None:
                 with contextlib.suppress(OSError):
                     file.close()
@@ -438,9 +448,9 @@ class Writer:
             os.fsync(self._file.fileno())
             self._file.close()
             self._file, self._unsynced = None, []
-        sequence = max(segments(self.folder), default=0) + 1
-        path = self.folder / f"{sequence:08d}{SUFFIX}"
-        self._file = path.open("xb", buffering=0)
+        self._sequence = max(self._sequence, *segments(self.folder), 0) + 1
+        path = self.folder / f"{self._sequence:08d}{SUFFIX}"
+        self._file, self.path = path.open("xb", buffering=0), path
         self._offset, self._opened = 0, time.monotonic()
         try:
             facts = json.dumps({"run": self.run, "serial": self.serial}).encode()
@@ -463,7 +473,7 @@ class Writer:
         """Leave the segment as far as it is good, and queue what was not yet safe once more."""
         self._waiting[:0] = self._unsynced
         self._unsynced = []
-        file, self._file = self._file, None
+        file, self._file, self.path = self._file, None, None
         if file is not None:
             with contextlib.suppress(OSError):
                 file.truncate(self._offset)

@@ -281,12 +281,33 @@ class Listener:
                 with contextlib.suppress(Exception):  # most likely Windows, while somebody reads it: the next is due in a second
                     write_whole(self.places.status, self.status().to_json().encode(), keep=ending, tries=3 if ending else 1)
                 status_due = now + STATUS_SECONDS
+                with contextlib.suppress(OSError, LinacError):
+                    self._keep_spool()
             if ending:
                 return
             with contextlib.suppress(OSError):
                 if not self._stopping and self.places.stop.exists():
                     self.stop("asked to by the stop file")
             self._keeping.wait(STOP_POLL_SECONDS)
+
+    def _keep_spool(self) -> None:
+        """If somebody removed our files: bytes written to a removed file are lost without an error, and a removed lock keeps
+        nobody out. So make them again."""
+        if self._stopping:
+            return
+        if self._lock.lost:
+            self.places.make()
+            lock = FileLock(self.places.lock)
+            if not lock.acquire(1.0):
+                self.stop("another listener has taken over the spool")
+                return
+            self._lock.release()
+            self._lock = lock
+            self._say(f"somebody removed files in {self.places.folder}; they are made again")
+        path = self._recorder.writer.path if self._recorder else None
+        if path is not None and self._recorder is not None and not path.exists():
+            self._say(f"the journal segment {path.name} was removed while it was written; what was in it is lost")
+            self._recorder.renew()
 
     def status(self) -> Status:
         """What goes into the status file now."""

@@ -70,6 +70,16 @@ class FileLock:
         self._handle = handle
         return True
 
+    @property
+    def lost(self) -> bool:
+        """Whether the file that we hold is no longer the one at `path`: somebody removed it, so it keeps nobody out."""
+        if self._handle is None:
+            return False
+        try:
+            return not os.path.samestat(os.fstat(self._handle), os.stat(self.path))
+        except OSError:
+            return True
+
     def release(self) -> None:
         if self._handle is None:
             return

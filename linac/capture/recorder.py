@@ -44,6 +44,7 @@ class Recorder:
         self._put = self._taken = 0
         self._hole: dict[str, int] = {}
         self._closing = threading.Event()
+        self._renewing = False
         self._thread = threading.Thread(target=self._run, daemon=True, name="recorder")
 
     @property
@@ -78,6 +79,10 @@ class Recorder:
         """Record that something happened."""
         self._queue.put((kind, facts, time.time_ns(), time.monotonic_ns()))
 
+    def renew(self) -> None:
+        """The journal's folder is gone: make it again."""
+        self._renewing = True
+
     def close(self, timeout: float) -> bool:
         """Write out what is queued and let go of the journal; False if that did not succeed in `timeout` seconds."""
         if self._hole:
@@ -103,6 +108,9 @@ class Recorder:
                     due = None if dirty_since is None else dirty_since + SYNC_SECONDS
                     taken, ended = self._take(due)
                     unsynced += taken
+                if self._renewing:
+                    self.writer.renew()
+                    self._renewing = False
                 self.writer.commit()
                 if self.writer.dirty and dirty_since is None:
                     dirty_since = time.monotonic()

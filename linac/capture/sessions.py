@@ -200,7 +200,7 @@ class SessionCutter:
         self.session: Session | None = None
         self.messages = self.repeats = self.skipped_bytes = 0
         self._stream = MessageStream()
-        self._counted = (0, 0)
+        self._counted = 0
         self._last: Message | None = None
         self._last_idle: Message | None = None
         self._recent: deque[Message] = deque(maxlen=8)
@@ -267,18 +267,18 @@ class SessionCutter:
             sure = self._stream.whole
             for message in self._stream.flush():
                 if sure or self._shape(message) in self._shapes():
-                    steps += self._late(message)
+                    steps += self._accept(message)
                 else:
                     self._doubtful = message
         doubtful = self._doubtful
         if elapsed >= UNSURE_SECONDS and doubtful is not None and not self._cut_short(doubtful):
             self._doubtful = None
-            steps += self._late(doubtful)
+            steps += self._accept(doubtful)
         if self.session is not None and elapsed >= self.silence_seconds:
             steps += self.end_session()
         return steps
 
-    def _late(self, message: Message) -> list[Step]:
+    def _accept(self, message: Message) -> list[Step]:
         """Take a message that time has shown to be complete."""
         arrived = self._arrival.wall_ns if self._arrival else 0
         return self._message(message, arrived, self._end, self._end, self._arrival_run)
@@ -298,9 +298,7 @@ class SessionCutter:
         return steps
 
     def _count_skipped(self, before: Edge | None) -> None:
-        counted = self._counted
-        self._counted = (self._stream.skipped_bytes, self._stream.broken_messages)
-        skipped = self._counted[0] - counted[0]
+        skipped, self._counted = self._stream.skipped_bytes - self._counted, self._stream.skipped_bytes
         if skipped:
             self.skipped_bytes += skipped
             self._note(Event("skipped", before, self._last_edge, skipped))
@@ -321,7 +319,7 @@ class SessionCutter:
             self.skipped_bytes += len(fragment.raw)
             self._note(Event("skipped", before, None, len(fragment.raw)))
         self._doubtful = None
-        self._stream, self._counted, self._settled = MessageStream(), (0, 0), True
+        self._stream, self._counted, self._settled = MessageStream(), 0, True
         self._catching_up = self._catching_up or catch_up
         if self._last_edge is not None:
             known = self._interruption

@@ -5,6 +5,8 @@
     python -m linac.index find ROOT [--field F] [--day D] [--hash H] [--machine SERIAL] [--csv]
     python -m linac.index verify ROOT [--values] [--json]        read everything again and tell what is wrong
     python -m linac.index compact ROOT                           finish interrupted runs, make the catalogue anew
+    python -m linac.index columns                                the columns of the files, as docs/data-dictionary.md has them
+    python -m linac.index measure FOLDER --samples TRF_FOLDER    how fast it is on this machine and that disk or share
 
 A backup that is taken in already is not read again, unless --again is given; a log that is there already is not added twice.
 The exit code is 0 if all went well, 1 if something could not be read or is wrong or (find) nothing was found, 2 if the command
@@ -21,8 +23,10 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 
-from linac.errors import BackupError, LinacError, StorageError
+from linac.errors import BackupError, LinacError, SetupError, StorageError
 from linac.index import Added, Index, Log
+from linac.index.names import check_serial
+from linac.index.schema import DELIVERIES, SAMPLES, as_markdown
 from linac.index.verify import as_json, verify
 from linac.transport import Entry, connect
 from linac.trf.backup import read_trfs
@@ -37,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with contextlib.suppress(AttributeError):  # a console that lacks a letter shows another, rather than failing
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     options = _parser().parse_args(arguments)
+    if options.action is None:
+        return _columns()
     try:
         with connect(os.path.abspath(options.root) if not options.root.startswith("\\\\") else options.root) as folder:
             return int(options.action(Index(folder), options))
@@ -50,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m linac.index", description="Keep and ask the index of TRF logs.")
-    commands = parser.add_subparsers(required=True, metavar="add|retry|find|verify|compact")
+    commands = parser.add_subparsers(required=True, metavar="add|retry|find|verify|compact|columns|measure")
 
     def command(name: str, action: Callable[[Index, argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=text, description=text)
@@ -74,6 +80,11 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--values", action="store_true", help="compare every value with the log it came from, too")
     check.add_argument("--json", action="store_true", help="print the report as JSON")
     command("compact", _compact, "finish interrupted runs, and make the catalogue anew")
+    text = "print the columns of the files, as docs/data-dictionary.md has them"
+    commands.add_parser("columns", help=text, description=text).set_defaults(action=None)
+    timing = command("measure", _measure, "measure how fast it is on this machine; ROOT is where it may write, and cleans up")
+    timing.add_argument("--samples", required=True, type=Path, metavar="TRF_FOLDER", help="a folder of real .trf files")
+    timing.add_argument("--deliveries", type=int, default=0, metavar="N", help="also in an index of so many deliveries")
     return parser
 
 
@@ -98,7 +109,7 @@ class _Sources:
     """The logs of the sources, one by one. What cannot be read is said, and the rest goes on."""
 
     def __init__(self, index: Index, serial: str, again: bool) -> None:
-        self._index, self._serial, self._again = index, serial, again
+        self._index, self._serial, self._again = index, check_serial(serial), again
         self.failed = False
         self.skipped = 0
         self.now = ""
@@ -244,6 +255,25 @@ def _verify(index: Index, options: argparse.Namespace) -> int:
 
 def _compact(index: Index, _: argparse.Namespace) -> int:
     print(f"The catalogue lists {index.compact()} deliveries.")
+    return 0
+
+
+def _measure(_: Index, options: argparse.Namespace) -> int:
+    from linac.index.measure import measure
+
+    if not list(options.samples.glob("*.trf")):
+        raise SetupError(f"There is no .trf file in {options.samples}. Give a folder that holds some.")
+    for figure in measure(Path(options.root), options.samples, options.deliveries):
+        print(figure, flush=True)
+    return 0
+
+
+def _columns() -> int:
+    print(
+        "\n\n".join(
+            f"### {name}\n\n{as_markdown(columns)}" for name, columns in (("deliveries", DELIVERIES), ("samples", SAMPLES))
+        )
+    )
     return 0
 
 

@@ -1,10 +1,14 @@
 """Making a file only if it is not there: the one thing that two writers on a share can agree by."""
 
 import os
+import time
 
 from linac.errors import SetupError, StorageError
 from linac.transport import Folder, LocalFolder
 from linac.transport.paths import split_name
+
+REMOVAL_TRIES, REMOVAL_PAUSE_SECONDS = 20, 0.05
+"""How long to wait for Windows to finish the removal of a file."""
 
 
 def create(folder: Folder, name: str, data: bytes) -> bool:
@@ -19,16 +23,19 @@ def create(folder: Folder, name: str, data: bytes) -> bool:
     if not isinstance(folder, LocalFolder):
         raise SetupError(f"{folder.location} cannot make a file only if it is not there, so two runs could meet in it.")
     path = folder.path.joinpath(*split_name(name))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0))
-    except FileExistsError:
-        return False
-    except OSError as error:
-        # Windows says "access denied" of a file that is just being removed: to be asked again.
-        if isinstance(error, PermissionError) and os.name == "nt":
+    for last_try in (*[False] * REMOVAL_TRIES, True):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("xb") as file:
+                file.write(data)
+            return True
+        except FileExistsError:
             return False
-        raise StorageError(f"Could not make {path}: {error.strerror or error}. Check the right to write there.") from error
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
-    return True
+        except OSError as error:
+            # Windows denies access to the name of a file that is just being removed.
+            if last_try or not isinstance(error, PermissionError) or os.name != "nt":
+                raise StorageError(
+                    f"Could not make {path}: {error.strerror or error}. Check the right to write there."
+                ) from error
+            time.sleep(REMOVAL_PAUSE_SECONDS)
+    return False

@@ -134,7 +134,11 @@ class Reader:
         left = (entry.name.rsplit("_", 2) for entry in self.folder.list(f"{names.PENDING}/*{writer.RECORD}"))
         wanted = {(parts[0], parts[1]) for parts in left}
         for year in sorted(years, reverse=True):
-            hits = self._in_catalogue(year, sha256, field)
+            try:
+                hits = self._in_catalogue(year, sha256, field)
+            except DamagedError:
+                years.remove(year)  # searched without it; verify tells
+                continue
             wanted |= hits
             if whole and hits:
                 break

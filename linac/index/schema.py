@@ -182,6 +182,17 @@ DELIVERIES: tuple[Column, ...] = (
 """The columns of the index: a row per delivery."""
 
 
+def as_markdown(columns: tuple[Column, ...]) -> str:
+    """Columns as a table of docs/data-dictionary.md."""
+    plain = {str(TEXT): "text", "string": "text", str(UTC_MS): "timestamp, UTC", str(LOCAL_MS): "timestamp, no zone"}
+    plain |= {str(BANK): "list of 80 float", str(OTHERS): "list of struct", "list<element: int64>": "list of int64"}
+    rows = [
+        f"| `{name}` | {plain.get(str(kind), str(kind))} | {unit} | {meaning.replace('|', chr(92) + '|')} |"
+        for name, kind, unit, meaning in columns
+    ]
+    return "\n".join(["| column | type | unit | meaning |", "| --- | --- | --- | --- |", *rows])
+
+
 def _schema(kind: str, columns: tuple[Column, ...]) -> Any:
     fields = [pa.field(column.name, column.type, metadata={"unit": column.unit} if column.unit else None) for column in columns]
     return pa.schema(fields, metadata={KIND_KEY: kind.encode(), VERSION_KEY: str(VERSION).encode()})

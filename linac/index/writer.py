@@ -256,11 +256,12 @@ class Writer:
     def _enter(self, lease: Lease, month: str, table: Any) -> None:
         """Bring rows into the catalogue. A year's file is made only with all that the year has."""
         name = catalogue.file_name(month[:4])
-        entries = catalogue.from_deliveries(table)
-        if self._folder.find(name) is None:
-            merged = self.year(month[:4])  # the rows are in the deliveries already
-        else:
-            merged = catalogue.merge(catalogue.decode(self._folder.read(name), name), entries)
+        try:
+            old = catalogue.decode(self._folder.read(name), name) if self._folder.find(name) else None
+        except DamagedError:
+            old = None  # made anew
+        # Without an old one: from all deliveries of the year, the rows among them.
+        merged = self.year(month[:4]) if old is None else catalogue.merge(old, catalogue.from_deliveries(table))
         if merged is not None:
             self._put(lease, name, catalogue.encode(merged), replaces=False)
 

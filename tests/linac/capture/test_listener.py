@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -478,6 +479,26 @@ def test_a_killed_one_frees_the_lock_and_loses_no_more_than_was_under_way(
     [(session, messages)] = cut(entries)
     assert [message.raw for message in messages] == treated[:15] + treated[18:]
     assert [(event.kind, event.missing) for event in session.events] == [("restart", 3)]
+
+
+def test_a_spool_removed_under_it_is_made_again(peer: Any, spool: Path, lab: SimpleNamespace) -> None:
+    running = control.start("4299", "127.0.0.1", peer.port, spool)
+    peer.wait()
+    peer.send(*lab.session("TEST-1", 5))
+    lab.wait_for(lambda: journalled(spool) == b"".join(lab.session("TEST-1", 5)))
+    reader = Reader(spool / "4299" / "journal")
+    list(reader.read())
+    time.sleep(1)  # synced: what was safe in the removed files is lost, and no more than that
+    shutil.rmtree(spool / "4299")
+    peer.send(lab.message(5))
+    lab.wait_for(lambda: control.is_running(spool, "4299") and journalled(spool), what="making the spool again")
+    peer.send(*lab.idle(5, 6))
+    lab.wait_for(lambda: journalled(spool).endswith(lab.message(10)))
+    assert journalled(spool) == b"".join([lab.message(5), *lab.idle(5, 6)])
+    assert len([entry for entry in reader.read() if isinstance(entry.what, Record) and entry.what.kind == Kind.DATA]) == 6
+    assert control.start("4299", "127.0.0.1", peer.port, spool) == control.Running(running.pid, True, running.log)
+    assert control.stop(spool, "4299")
+    lab.wait_for(lambda: peer.endings == {0: "fin"})
 
 
 def test_a_stdout_that_nobody_reads_holds_nothing_up(spool: Path, peer: Any, lab: SimpleNamespace) -> None:

@@ -97,13 +97,13 @@ def test_batches_are_as_large_as_asked_and_files_do_not_become_many(folder: Fold
 def test_a_samples_file_that_is_large_is_not_continued(
     folder: Folder, make_log: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("linac.index.writer.GROW_BYTES", 20_000)
+    monkeypatch.setattr("linac.index.writer.GROW_BYTES", 40_000)
     index = Index(folder)
     for number in range(8):
         index.add("4299", [Log(f"{number}.trf", make_log(number, rows=30))])
     sizes = [Path(folder.location, name).stat().st_size for name in below(folder, "TRF/samples")]
     assert 2 <= len(sizes) <= 6
-    assert sum(size < 20_000 for size in sizes) <= 1
+    assert sum(size < 40_000 for size in sizes) <= 1
     assert index.verify(values=True).problems == []
 
 
@@ -266,7 +266,7 @@ def test_a_log_of_any_encodable_header_can_be_added(index: Index) -> None:
     assert sorted(frame["field"]) == sorted([*fields, "Größe 2"])
     assert set(frame["header_encoding"]) == {"utf-8", "latin-1"}
     for field in fields:
-        if field:
+        if field not in ("", "/"):  # these two are the same label and name
             assert len(index.find(field=field)) == 1, field
     assert index.verify(values=True).problems == []
 
@@ -329,6 +329,9 @@ def test_adding_to_an_index_that_lost_its_catalogue_makes_it_anew(index: Index, 
     (name,) = below(index.folder, "TRF/catalogue")
     index.folder.remove(name)
     index.add("2694", logs[3:4])
+    assert index.verify().problems == []
+    index.folder.write(name, b"damaged")
+    index.add("4299", logs[4:5])
     assert index.verify().problems == []
 
 

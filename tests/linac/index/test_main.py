@@ -1,0 +1,143 @@
+"""The command line: what it prints, and its exit codes."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from linac.index.__main__ import main
+
+
+@pytest.fixture
+def sources(tmp_path: Path, make_log: Callable[..., bytes]) -> Path:
+    """Two backups that overlap, a single log, and a folder with a log in it."""
+    where = tmp_path / "sources"
+    (where / "inside").mkdir(parents=True)
+    for name, numbers in (("SDD+1.zip", range(3)), ("SDD+2.zip", range(2, 5))):
+        with zipfile.ZipFile(where / name, "w", zipfile.ZIP_DEFLATED) as packed:
+            for number in numbers:
+                packed.writestr(f"TCS/Logs/{number}.trf", make_log(number))
+            packed.writestr("TCS/readme.txt", b"no log")
+    (where / "5.TRF").write_bytes(make_log(5))
+    (where / "inside" / "6.trf").write_bytes(make_log(6))
+    return where
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> str:
+    return str(tmp_path / "records")
+
+
+def test_backups_logs_and_folders_are_brought_in_and_a_second_time_is_quick(
+    sources: Path, root: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["add", root, "--machine", "4299", str(sources)]) == 0
+    assert "7 logs indexed" in capsys.readouterr().out
+    assert main(["add", root, "--machine", "4299", str(sources)]) == 0
+    out = capsys.readouterr().out
+    assert "0 logs indexed" in out
+    assert "2 known before" in out
+    assert "2 backups were taken in before" in out
+    assert main(["add", root, "--machine", "4299", "--again", str(sources / "*.zip")]) == 0
+    assert "6 known before" in capsys.readouterr().out
+
+
+def test_what_cannot_be_read_is_said_and_the_rest_goes_on(
+    sources: Path, root: str, capsys: pytest.CaptureFixture[str], make_log: Callable[..., bytes]
+) -> None:
+    whole = (sources / "SDD+2.zip").read_bytes()
+    (sources / "SDD+2.zip").write_bytes(whole[: len(whole) // 2])
+    (sources / "bad.trf").write_bytes(b"nonsense")
+    assert main(["add", root, "--machine", "4299", str(sources), str(sources / "gone.trf"), str(sources / "gone.zip")]) == 1
+    seen = capsys.readouterr()
+    assert "1 in quarantine" in seen.out
+    assert "SDD+2.zip" in seen.err
+    assert "In quarantine: bad.trf: log " in seen.err
+    assert seen.err.count("gone.") == 2
+    assert main(["find", root, "--field", "0-1"]) == 0
+    (sources / "SDD+2.zip").write_bytes(whole)
+    (sources / "bad.trf").write_bytes(make_log(7))
+    assert main(["add", root, "--machine", "4299", str(sources)]) == 0
+    assert "1 left it" in capsys.readouterr().out
+
+
+def test_deliveries_are_found_and_printed(sources: Path, root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["add", root, "--machine", "4299", str(sources)])
+    capsys.readouterr()
+    assert main(["find", root, "--field", "beam 3", "--day", "2026-01-05", "--machine", "4299"]) == 0
+    out = capsys.readouterr().out
+    assert "Beam 3" in out
+    assert "2026-01-05 10:33:00" in out
+    sha256 = out.split()[-1]
+    assert main(["find", root, "--hash", sha256[:12], "--csv"]) == 0
+    head, row = capsys.readouterr().out.splitlines()
+    assert head.startswith("sha256,linac,header_machine,")
+    assert row.startswith(sha256)
+    assert main(["find", root, "--field", "nothing"]) == 1
+    assert "No such delivery" in capsys.readouterr().err
+
+
+def test_verify_and_compact_say_how_it_is(sources: Path, root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["add", root, "--machine", "4299", str(sources)])
+    capsys.readouterr()
+    assert main(["verify", root, "--values"]) == 0
+    assert "7 deliveries, 84 rows" in capsys.readouterr().out
+    Path(root, "TRF/catalogue/2026.parquet").unlink()
+    Path(root, "TRF/raw/4299/2026/01/5.trf").unlink()
+    assert main(["verify", root, "--json"]) == 1
+    assert len(json.loads(capsys.readouterr().out)["problems"]) == 2
+    assert main(["compact", root]) == 0
+    assert "lists 7 deliveries" in capsys.readouterr().out
+    assert main(["verify", root]) == 1
+    seen = capsys.readouterr()
+    assert "1 problems" in seen.out
+    assert "5.trf" in seen.err
+
+
+def test_retry_brings_in_what_can_be_read_now(
+    root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], make_log: Callable[..., bytes]
+) -> None:
+    (tmp_path / "a.trf").write_bytes(b"nonsense")
+    main(["add", root, "--machine", "4299", str(tmp_path / "a.trf")])
+    assert main(["retry", root, "--machine", "4299"]) == 1
+    (set_aside,) = Path(root, "TRF/quarantine/4299").glob("*.trf")
+    set_aside.write_bytes(make_log(1))  # somebody mended it in place
+    assert main(["retry", root, "--machine", "4299"]) == 0
+    assert "1 left it" in capsys.readouterr().out
+    assert list(Path(root, "TRF/quarantine/4299").iterdir()) == []
+
+
+@pytest.mark.parametrize("wrong", [[], ["add", "x"], ["find", "x", "--day", "yesterday"], ["nonsense", "x"]])
+def test_a_wrong_command_line_is_code_2(wrong: list[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(wrong)
+    assert exit_.value.code == 2
+
+
+def test_a_wrong_serial_or_hash_is_said(root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["add", root, "--machine", "a/b", str(tmp_path)]) == 1
+    assert main(["find", root, "--hash", "xyz"]) == 1
+    assert "cannot name a folder" in capsys.readouterr().err
+
+
+def test_columns_are_printed_as_the_data_dictionary_has_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["columns"]) == 0
+    out = capsys.readouterr().out
+    assert "| `gantry_error_deg` |" in out
+    assert "| `delivered_mu` |" in out
+
+
+def test_it_runs_as_a_module(sources: Path, root: str, project: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "linac.index", "add", root, "--machine", "4299", str(sources)],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "7 logs indexed" in done.stdout

@@ -1,0 +1,158 @@
+"""`verify` tells the truth: nothing where all is well, and each kind of harm by its name."""
+
+import hashlib
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from linac import trf
+from linac.index import Index, Log, deliveries
+from linac.index import samples as samples_files
+from linac.index.verify import as_json
+from linac.transport import Entry
+
+
+@pytest.fixture
+def sound(index: Index, make_log: Callable[..., bytes]) -> Index:
+    index.add("4299", [Log(f"{n}.trf", make_log(n, rows=4)) for n in range(3)] + [Log("bad.trf", b"?")])
+    index.add("4299", [Log("feb.trf", make_log(3, start=datetime(2026, 2, 2, tzinfo=UTC)))])
+    index.mark_done("4299", Entry("SDD+1.zip", 1, datetime(2026, 1, 1, tzinfo=UTC)))
+    return index
+
+
+def one(index: Index, pattern: str) -> str:
+    """The one file that matches, below the root."""
+    root = Path(index.folder.location)
+    (path,) = root.glob(f"TRF/{pattern}")
+    return path.relative_to(root).as_posix()
+
+
+JANUARY = "deliveries/machine=4299/month=2026-01/*.parquet"
+ROWS = "samples/machine=4299/month=2026-01/*.parquet"
+
+
+def problems(index: Index, *, values: bool = False) -> str:
+    """All problems as one text; there must be some."""
+    report = index.verify(values=values)
+    assert not report.ok
+    return "\n".join(report.problems)
+
+
+def test_a_sound_index_has_no_problems_and_is_counted(sound: Index, make_log: Callable[..., bytes]) -> None:
+    said: list[str] = []
+    report = sound.verify(said.append, values=True)
+    assert report.problems == []
+    assert (report.deliveries, report.rows, report.samples_files, report.quarantined, report.backups) == (4, 24, 2, 1, 1)
+    assert report.raw_bytes == sum(len(make_log(n, rows=4)) for n in range(3)) + len(make_log(3))
+    assert said == ["4299 2026-01", "4299 2026-02"]
+    assert '"ok": true' in as_json(report)
+
+
+def test_a_raw_log_that_changed_or_is_gone(sound: Index) -> None:
+    sound.folder.write("TRF/raw/4299/2026/01/0.trf", b"changed")
+    sound.folder.remove("TRF/raw/4299/2026/01/1.trf")
+    text = problems(sound)
+    assert "0.trf is not as it was" in text
+    assert "1.trf" in text
+    assert "restore it from a backup" in text
+
+
+def test_a_raw_log_without_delivery(sound: Index, make_log: Callable[..., bytes]) -> None:
+    sound.folder.write("TRF/raw/4299/2026/01/lost.trf", make_log(9))
+    assert "lost.trf is not in the index" in problems(sound)
+    sound.add("4299", [Log("lost.trf", make_log(9))])
+    assert sound.verify().ok
+
+
+def test_rows_that_are_gone(sound: Index) -> None:
+    sound.folder.remove(one(sound, ROWS))
+    assert problems(sound).count("are not there") == 3
+
+
+def test_rows_without_delivery(sound: Index) -> None:
+    sound.folder.remove(one(sound, JANUARY))
+    text = problems(sound)
+    assert text.count("which the index does not have there") == 3
+    assert text.count("is not in the index. Add it again") == 3
+
+
+def test_rows_that_are_there_twice(sound: Index) -> None:
+    name = one(sound, ROWS)
+    sound.folder.write(name.replace("samples-", "copy-"), sound.folder.read(name))
+    assert "and not only" in problems(sound)
+
+
+def test_deliveries_that_are_there_twice(sound: Index) -> None:
+    name = one(sound, JANUARY)
+    sound.folder.write(name.replace(".parquet", "-copy.parquet"), sound.folder.read(name))
+    assert problems(sound).count("and again in") == 3
+
+
+def test_deliveries_in_the_wrong_place(sound: Index) -> None:
+    name = one(sound, JANUARY)
+    sound.folder.replace(name, name.replace("2026-01", "2026-03"))
+    assert "belongs to 4299, 2026-01" in problems(sound)
+
+
+def test_a_delivery_with_other_rows_than_the_index_says(sound: Index) -> None:
+    name = one(sound, JANUARY)
+    table = deliveries.decode(sound.folder.read(name), name)
+    wrong = table.set_column(table.column_names.index("rows"), "rows", pa.array([4, 4, 5], pa.int64()))
+    sound.folder.write(name, deliveries.encode(wrong))
+    assert "has 4 rows, and 5 in the index" in problems(sound)
+
+
+def test_values_that_are_not_those_of_the_log(sound: Index, make_log: Callable[..., bytes]) -> None:
+    name = one(sound, ROWS)
+    logs = [make_log(n, rows=4) for n in range(3)]
+    encoded = samples_files.Encoded()
+    for number, data in enumerate(logs):
+        other = make_log(8, rows=4) if number == 1 else data
+        encoded.add(trf.read(other), hashlib.sha256(data).hexdigest())
+    sound.folder.write(name, encoded.file())
+    assert sound.verify().ok, "who reads only names and numbers cannot know"
+    text = problems(sound, values=True)
+    assert "differs from its log in gantry_deg" in text
+    assert "y1_leaves_mm" in text
+
+
+@pytest.mark.parametrize("pattern", [JANUARY, ROWS, "catalogue/2026.parquet", "backups/4299/*.json"])
+def test_files_that_cannot_be_read(sound: Index, pattern: str) -> None:
+    name = one(sound, pattern)
+    sound.folder.write(name, b"damaged")
+    assert name in problems(sound)
+
+
+def test_a_bit_that_turned_over_in_the_rows(sound: Index) -> None:
+    name = one(sound, ROWS)
+    data = bytearray(sound.folder.read(name))
+    data[len(data) // 3] ^= 1
+    sound.folder.write(name, bytes(data))
+    assert name in problems(sound)
+
+
+def test_a_catalogue_that_is_missing_or_behind(sound: Index, make_log: Callable[..., bytes]) -> None:
+    before = sound.folder.read("TRF/catalogue/2026.parquet")
+    sound.add("4299", [Log("5.trf", make_log(5))])
+    sound.folder.write("TRF/catalogue/2026.parquet", before)
+    assert "lacks 1 deliveries and has 0" in problems(sound)
+    sound.folder.remove("TRF/catalogue/2026.parquet")
+    assert "is slow until compact" in problems(sound)
+    assert sound.compact() == 5
+    assert sound.verify().ok
+
+
+def test_what_an_interrupted_run_left(sound: Index) -> None:
+    sound.folder.write("TRF/pending/x.new", b"half")
+    assert "interrupted" in problems(sound)
+    sound.compact()
+    assert sound.verify().ok
+
+
+def test_a_log_in_quarantine_that_somebody_changed(sound: Index) -> None:
+    (item,) = sound.quarantined("4299")
+    sound.folder.write(item.file, b"mended?")
+    assert "not as it was when it was set aside" in problems(sound)
