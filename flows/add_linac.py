@@ -10,6 +10,7 @@ from prefect import flow
 from blocks import Linac, Share
 from blocks.linac import ICOM_PORT, Address, Port, Serial
 from linac.errors import LinacError, SetupError
+from tasks.automations import make_automations
 from tasks.checks import Outcome, check_backup, check_icom, check_records, check_spool
 from tasks.provision import load_credentials, load_site, make_capture_deployment, save_linac, schedule_nightly, start_capture
 from tasks.reports import report_added_linac
@@ -55,6 +56,7 @@ def add_linac(
         if not failed and not dry_run:
             done.append(save_linac(linac))
             done.append(make_capture_deployment(linac))
+            done.append(make_automations(linac))
             done.append(schedule_nightly(where, site))
             done.append(start_capture(linac.serial))
     except LinacError as problem:

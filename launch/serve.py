@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     os.chdir(PROJECT)
-    stack = Stack(options.data, options.port)
+    stack = Stack(options.data, options.port, say)
     stack.adopt_environment()
     end_in_order()
     try:
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         while True:
             time.sleep(1)
-            stack.check()
+            stack.keep_up()
     except KeyboardInterrupt:
         print("\nStopping...", flush=True)
         return _stop(stack, options.data)

@@ -22,6 +22,8 @@ HOST = "127.0.0.1"
 SERVER_START_SECONDS = 120.0
 COMMAND_SECONDS = 180.0
 END_SECONDS = 15.0
+RESTART_SECONDS = 3.0
+"""Pause before something that ended is started again: one that cannot start must not spin."""
 
 
 def free_port() -> int:
@@ -123,6 +125,15 @@ class Stack:
         """
         self._refuse_used_port()
         prefect = [sys.executable, "-m", "prefect"]
+        self.start_server()
+        self.run("register the blocks", [*prefect, "block", "register", "-m", "blocks"])
+        self.run("make the work pool", [*prefect, "work-pool", "create", WORK_POOL, "--type", "process", "--overwrite"])
+        self.run("deploy the flows", [*prefect, "--no-prompt", "deploy", "--all"])
+        if worker:
+            self.start_worker()
+
+    def start_server(self) -> None:
+        """The server, ready to answer."""
         self.server = Child(
             "Prefect server",
             [sys.executable, "-m", "launch.server", "--host", HOST, "--port", str(self.port)],
@@ -130,11 +141,6 @@ class Stack:
             self.env,
         )
         self._wait_for_server(self.server)
-        self.run("register the blocks", [*prefect, "block", "register", "-m", "blocks"])
-        self.run("make the work pool", [*prefect, "work-pool", "create", WORK_POOL, "--type", "process", "--overwrite"])
-        self.run("deploy the flows", [*prefect, "--no-prompt", "deploy", "--all"])
-        if worker:
-            self.start_worker()
 
     def start_worker(self) -> None:
         """A worker of the pool; it takes up runs a few seconds later."""
@@ -172,6 +178,14 @@ class Stack:
         for child in (self.server, self.worker):
             if child is not None and child.ended():
                 raise LinacError(f"The {child.name} ended by itself. The end of {child.log}:\n{child.last_words()}")
+
+    def keep_up(self) -> None:
+        """Start again what ended by itself, after a pause. Raises `LinacError` where it does not come up."""
+        for child, start in ((self.server, self.start_server), (self.worker, self.start_worker)):
+            if child is not None and child.ended():
+                self.say(f"The {child.name} ended by itself; starting it again. Its log: {child.log}")
+                time.sleep(RESTART_SECONDS)
+                start()
 
     def stop(self) -> None:
         """Worker first, then server."""

@@ -19,10 +19,11 @@ from prefect.states import Cancelled, Completed
 
 from blocks import Linac
 from linac.capture import control
-from linac.capture.archive import Archived, Archiver
+from linac.capture.archive import Archived, Archiver, sessions
 from linac.capture.lock import FileLock
 from linac.capture.spool import Spool
 from linac.errors import LinacError
+from tasks.live import News, Rate, today_of
 from tasks.reports import artifact_key, table
 
 ROUND_SECONDS = 1.0
@@ -89,6 +90,8 @@ class _Follower:
         self.trouble = ""
         self.artifact: UUID | None = None
         self.archiver: Archiver | None = None
+        self.news = News(linac.serial)
+        self.rate = Rate()
         self.archived: list[Archived] = []
 
     def until(self, run_id: UUID) -> StateType:
@@ -116,6 +119,7 @@ class _Follower:
                 running = control.start(serial, self.linac.address, self.linac.port, spool)
                 self.log.warning("The listener had ended; process %s goes on in its place.", running.pid)
             self.archive()
+            self.news.compare(control.status(spool, serial))
         except LinacError as error:
             trouble = str(error)
         if trouble != self.trouble:
@@ -132,6 +136,7 @@ class _Follower:
             self.archiver = Archiver(self.linac.site.spool, self.linac.serial, self.linac.address, folder)
         for item in self.archiver.run_once():
             self.archived.append(item)
+            self.news.tell("archived", stamp=item.stamp, outcome=item.outcome, messages=item.messages, mu=item.mu, gaps=item.gaps)
             if item.reason:
                 self.log.warning("The session of %s was set aside: %s", item.stamp, item.reason)
             else:
@@ -154,21 +159,25 @@ class _Follower:
 
     def text(self) -> str:
         """The state of the recording, as Markdown. No patient in it."""
-        status = control.status(self.linac.site.spool, self.linac.serial)
+        spool, serial = self.linac.site.spool, self.linac.serial
+        status = control.status(spool, serial)
         rows: list[tuple[str, object]] = [("As of", _shown(datetime.now(UTC)))]
         if status is not None:
             rows += [
                 ("Listener", f"{status.state}, process {status.pid}" if status.running else "stopped"),
                 ("Connected since", _shown(status.connected_since) if status.connected else "not connected"),
                 ("Messages", status.messages),
+                ("Messages a second, last half hour", self.rate.drawn(status.messages)),
                 ("Last message", _shown(status.last_message)),
                 ("Gaps", status.gaps),
                 ("Journal", f"{status.journal_bytes / 2**20:.1f} MiB"),
                 ("Not yet archived", f"{status.backlog_bytes / 2**20:.1f} MiB"),
             ]
+        today = today_of(sessions(spool, serial), self.linac.site.time_zone)
         rows += [
-            ("Sessions archived by this run", len(self.archived)),
-            ("MU in them", f"{sum(item.mu for item in self.archived):.1f}"),
+            ("Sessions archived today", len(today)),
+            ("MU in them", f"{sum(line.mu for line in today):.1f}"),
+            ("Gaps in them", sum(line.gaps for line in today)),
             ("Trouble", self.trouble or "none"),
         ]
         findings = [*(status.findings if status else []), *(self.archiver.warnings if self.archiver else [])]

@@ -73,13 +73,35 @@ def encode(table: Any) -> bytes:
         table.schema,
         compression="zstd",
         compression_level=3,
-        use_dictionary=[name for name in table.column_names if name not in UNIQUE],
+        use_dictionary=[field.name for field in table.schema if pa.types.is_string(field.type) and field.name not in UNIQUE],
         write_statistics=["start_utc", "start_local"],
         store_schema=False,
     ) as file:
         file.write_table(table, row_group_size=max(1, table.num_rows))
         file.add_key_value_metadata(DELIVERIES_SCHEMA.metadata)
     return sink.getvalue()
+
+
+def to_record(table: Any) -> bytes:
+    """Rows as a record of what is coming: an Arrow stream, a tenth of the work of a Parquet file."""
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    return sink.getvalue()
+
+
+def from_record(data: bytes, name: str) -> Any:
+    """What `to_record` wrote, as this version of the schema has it. Raises `DamagedError`, `SetupError` for newer software's."""
+    try:
+        table = pa.ipc.open_stream(data).read_all()
+        table.validate(full=True)
+    except (pa.ArrowException, OSError) as error:
+        raise DamagedError(
+            f"{name}, which an interrupted run left, cannot be read ({type(error).__name__}). Move it away and run verify: if it "
+            "tells of rows that the index does not have, move the deliveries and the samples of that linac's month away, and add "
+            "its raw logs again."
+        ) from error
+    return upgrade(table, "deliveries", check(table.schema.metadata, "deliveries", name), name)
 
 
 def decode(data: bytes, name: str, columns: list[str] | None = None) -> Any:

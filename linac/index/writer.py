@@ -7,7 +7,7 @@ nothing may ever stand there twice, not even while files are joined. Therefore
 - a file only ever grows: the old file and more rows, staged in `TRF/pending`, put in its place by one rename. Small files so
   never come to be, no rows ever move from file to file, and no file that a reader has listed disappears;
 - nothing unfinished is written beside the files: pandas would take it for data;
-- the order is: raw logs, a record of what is coming (`TRF/pending/*.parquet`), samples, deliveries, catalogue, record away. The
+- the order is: raw logs, a record of what is coming (`TRF/pending/*.record`), samples, deliveries, catalogue, record away. The
   delivery counts as indexed once it is in `deliveries`. After a crash the next writer finds the record: if the samples are in
   place, it does the rest, else it forgets the record, and whoever brings the logs again brings them anew. In between, the
   samples hold whole deliveries that the index does not know yet, which is all that a reader can notice;
@@ -36,7 +36,7 @@ from linac.trf.reader import Trf
 GROW_BYTES = 8 << 20
 """A samples file smaller than this is continued by the next logs of its month; a larger one is left as it is."""
 
-RECORD, STAGED = ".parquet", ".new"
+RECORD, STAGED = ".record", ".new"
 
 
 @dataclass
@@ -179,14 +179,14 @@ class Writer:
                     new.row["samples_file"], new.row["samples_row_group"] = target, first + places[new.sha256]
             table = deliveries.to_table([new.row for new in logs])
             lease.keep()
-            self._folder.write(record, deliveries.encode(table))
+            self._folder.write(record, deliveries.to_record(table))
             if self._put(lease, target, data, old is not None):
                 changed.append(target)
                 break
         else:
             table = deliveries.to_table([new.row for new in logs])
             lease.keep()
-            self._folder.write(record, deliveries.encode(table))
+            self._folder.write(record, deliveries.to_record(table))
         changed += self._publish(lease, self._machine, month, table)
         lease.keep()
         self._folder.remove(record)
@@ -299,7 +299,7 @@ class Writer:
     def _finish(self, lease: Lease, record: str) -> int:
         """One record: the deliveries whose samples are in place come into the index. How many did."""
         machine, month, _ = record.rpartition("/")[2].rsplit("_", 2)
-        table = deliveries.decode(self._folder.read(record), record)
+        table = deliveries.from_record(self._folder.read(record), record)
         places = zip(*(table.column(name).to_pylist() for name in ("samples_file", "samples_row_group", "sha256")), strict=True)
         files_there: dict[str, SamplesFile] = {}
         for name, row_group, sha256 in places:

@@ -48,6 +48,7 @@ class Lab:
         from prefect.exceptions import ObjectNotFound
 
         from blocks import Linac, Site, block_name, load
+        from tasks.automations import names
         from tasks.provision import unfinished_runs
 
         with get_client(sync_client=True) as client:
@@ -56,6 +57,9 @@ class Lab:
                 for run in unfinished_runs(client, deployment.id):
                     client.delete_flow_run(run.id)
                 client.delete_deployment(deployment.id)
+            for name in names(self.serial):
+                for automation in client.read_automations_by_name(name):
+                    client.delete_automation(automation.id)
             nightly = client.read_deployment_by_name("trf-index/nightly")
             for schedule in nightly.schedules:
                 if schedule.slug == f"site-{self.site_name}":

@@ -33,8 +33,9 @@ def wait(what: str, condition: Callable[[], object], seconds: float = 60.0) -> N
         time.sleep(0.2)
 
 
-def put_into_service(lab: "Lab") -> None:
+def put_into_service(lab: "Lab", automations: bool = False) -> None:
     from blocks import Linac, Share, block_name
+    from tasks.automations import make_automations
     from tasks.provision import load_site, make_capture_deployment
 
     host, port = lab.linac.address
@@ -45,6 +46,8 @@ def put_into_service(lab: "Lab") -> None:
 
     with disable_run_logger():
         make_capture_deployment.fn(linac)
+        if automations:
+            make_automations.fn(linac)
 
 
 def start(lab: "Lab") -> UUID:
@@ -136,6 +139,45 @@ def test_a_killed_run_leaves_the_listener_recording_and_the_next_run_adopts_it(l
     cancel(second)
     wait("cancelled", lambda: state(second) == "Cancelled", 30)
     wait("listener ended", lambda: not control.is_running(lab.spool, lab.serial), 10)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="finds the run's process by /proc")
+def test_when_run_and_worker_are_killed_a_new_run_follows_within_90_s_and_nothing_is_lost(lab: "Lab", worker: "Stack") -> None:
+    from linac.capture import control
+
+    put_into_service(lab, automations=True)
+    run = start(lab)
+    wait("connected", lambda: connected(lab))
+    before = control.status(lab.spool, lab.serial)
+    assert before is not None
+    assert worker.worker is not None
+    worker.worker.process.kill()
+    worker.worker.process.wait()
+    for pid in processes_of(run):
+        os.kill(pid, signal.SIGKILL)
+    killed = time.monotonic()
+    worker.keep_up()
+    sent = treat(lab, "TEST-0005")
+    wait("a new run archives", lambda: archived(lab) == [sent], 120)
+    took = time.monotonic() - killed
+    assert took < 95, f"90 s to a new run, and some to archive; it took {took:.0f} s"
+    after = control.status(lab.spool, lab.serial)
+    assert after is not None
+    assert (after.pid, after.connections, after.gaps) == (before.pid, 1, 0)
+    assert state(run) == "Crashed"
+    for one in runs_under_way(lab):
+        cancel(one)
+    wait("listener ended", lambda: not control.is_running(lab.spool, lab.serial), 40)
+
+
+def runs_under_way(lab: "Lab") -> list[UUID]:
+    from prefect.client.orchestration import get_client
+
+    from tasks.provision import unfinished_runs
+
+    with get_client(sync_client=True) as client:
+        deployment = client.read_deployment_by_name(f"icom-capture/{lab.serial}")
+        return [run.id for run in unfinished_runs(client, deployment.id)]
 
 
 def processes_of(run: UUID) -> list[int]:

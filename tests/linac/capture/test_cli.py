@@ -88,7 +88,7 @@ def test_killed_and_started_again_it_adopts_the_listener_and_loses_nothing(
     peer.send(*treated[10:20])
     second = listen()
     peer.send(*treated[20:], *lab.idle(3, 40))
-    lab.wait_for(lambda: list((tmp_path / "icom").glob("patients/*/*.xz")))
+    lab.wait_for(lambda: archive.sessions(spool, "127.0.0.1"))
     [path] = (tmp_path / "icom").glob("patients/*/*.xz")
     assert lzma.decompress(path.read_bytes()) == b"".join(treated)
     assert [line.gaps for line in archive.sessions(spool, "127.0.0.1")] == [0]

@@ -6,12 +6,14 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from linac.capture import journal
 from linac.capture.journal import Damage, Kind, Position, Reader, Record, Writer, decode, encode, seal
 from linac.errors import StorageError
+
+UNHURRIED = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy computer, too
 
 RECORDS = [
     Record(Kind.CONNECTED, 1, 10, 20, b'{"peer": "127.0.0.1"}'),
@@ -81,6 +83,7 @@ def test_a_wrong_byte_anywhere_in_a_record_costs_that_record_alone(at: int) -> N
     assert not damages[0].torn
 
 
+@UNHURRIED
 @given(st.lists(st.integers(0, len(WHOLE)), max_size=8), st.binary(max_size=60))
 def test_however_a_segment_grows_the_same_records_come_out(cuts: list[int], tail: bytes) -> None:
     data = WHOLE + tail
@@ -93,6 +96,7 @@ def test_however_a_segment_grows_the_same_records_come_out(cuts: list[int], tail
     assert records[: len(RECORDS)] == RECORDS
 
 
+@UNHURRIED
 @given(st.binary(max_size=300), st.binary(max_size=300))
 def test_rubbish_between_records_never_hides_a_record(before: bytes, between: bytes) -> None:
     records, _ = found(before + encode(RECORDS[1]) + between + encode(RECORDS[3]), final=True)

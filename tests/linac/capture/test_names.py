@@ -4,10 +4,12 @@ import re
 from pathlib import PureWindowsPath
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from linac.capture.names import address_folder, patient_folder
+
+UNHURRIED = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy computer, too
 
 TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=70)
 
@@ -44,6 +46,7 @@ def test_very_long_ids_stay_apart() -> None:
     assert max(len(one), len(two)) <= 64 + 1 + 64
 
 
+@UNHURRIED
 @given(TEXT, st.none() | TEXT)
 def test_every_name_is_one_part_that_windows_keeps_as_it_is(patient_id: str, name: str | None) -> None:
     folder = patient_folder(patient_id, name)
@@ -55,6 +58,7 @@ def test_every_name_is_one_part_that_windows_keeps_as_it_is(patient_id: str, nam
     assert len(PureWindowsPath(folder).parts) == 1
 
 
+@UNHURRIED
 @given(TEXT.map(str.strip).filter(bool), TEXT.map(str.strip).filter(bool))
 def test_two_patients_never_share_a_folder(one: str, two: str) -> None:
     import unicodedata

@@ -4,12 +4,14 @@ from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from linac.capture.journal import Damage, Entry, Kind, Position, Record
 from linac.capture.sessions import Ended, Kept, Session, SessionCutter, cut
 from linac.icom import Message
+
+UNHURRIED = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy computer, too
 
 
 def kinds(session: Session) -> list[str]:
@@ -301,7 +303,7 @@ def test_a_week_of_trouble_does_not_fill_the_memory(lab: SimpleNamespace) -> Non
 LONG = 24
 
 
-@settings(max_examples=60, deadline=None)
+@UNHURRIED
 @given(st.data())
 def test_however_the_bytes_are_cut_the_same_sessions_come_out(data: st.DataObject) -> None:
     lab = SimpleNamespace(**SESSIONS)

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import pytest
 
-from linac.errors import StorageError
+from linac.errors import DamagedError, StorageError
 from linac.index import Index, Log
 from linac.index.exclusive import create
 from linac.transport import Entry, Folder, LocalFolder, connect
@@ -112,7 +112,12 @@ def hashes(logs: list[Log]) -> set[str]:
 
 def patient(folder: Folder) -> Index:
     """An index whose batches are of two small logs and whose dead writers are soon forgotten."""
-    return Index(folder, batch_bytes=8_000, stale_seconds=0.03, wait_seconds=20)
+    return Index(folder, batch_bytes=8_000, stale_seconds=0.03, wait_seconds=60)
+
+
+def unhurried(folder: Folder) -> Index:
+    """The same, but it does not have to show life between its steps: so each run makes the same changes in the same order."""
+    return Index(folder, batch_bytes=8_000, stale_seconds=600)
 
 
 def check_between(root: Path, before: set[str], rows: dict[str, int], look: Callable[..., Any]) -> None:
@@ -164,7 +169,7 @@ def test_after_a_power_cut_at_any_change_a_second_run_completes_the_index(
         shutil.copytree(begun, root)
         dying = FailingFolder(root, step, torn=torn)
         try:
-            patient(dying).add("4299", coming)
+            unhurried(dying).add("4299", coming)
             failed = False
         except PowerCutError:
             failed = True
@@ -176,7 +181,7 @@ def test_after_a_power_cut_at_any_change_a_second_run_completes_the_index(
             again.add("4299", coming)
             check_end(again, rows, look)
         if not failed:
-            assert step > 40, "the power should have failed more often"
+            assert step > 30, "the power should have failed more often"
             return
     pytest.fail("add never came to its end")
 
@@ -187,13 +192,15 @@ def test_after_power_cuts_in_the_recovery_too_a_later_run_completes_the_index(
     """The first run dies with samples in place and no delivery entered; the next die one change later each."""
     before, coming = parts
     died = 0
-    for step in range(1, 60):
+    for step in range(1, 300):
         try:
             patient(FailingFolder(begun, step)).add("4299", coming)
             break
         except PowerCutError:
             died += 1
             check_between(begun, hashes(before), rows, look)
+    else:
+        pytest.fail("add never came to its end")
     assert died > 10
     with connect(begun) as folder:
         check_end(patient(folder), rows, look)
@@ -210,11 +217,11 @@ def test_after_a_storage_error_at_any_change_the_next_run_completes_the_index(
         error = StorageError("the share was away")
         folder = FailingFolder(root, step, error=error)
         with contextlib.suppress(StorageError):
-            patient(folder).add("4299", coming)
+            unhurried(folder).add("4299", coming)
         check_between(root, hashes(before), rows, look)
         if folder.left > 0:
             return
-        again = Index(folder, batch_bytes=8_000, stale_seconds=60, wait_seconds=0.5)
+        again = unhurried(folder)
         again.add("4299", coming)
         check_end(again, rows, look)
     pytest.fail("add never came to its end")
@@ -242,3 +249,12 @@ def test_a_file_that_a_reader_keeps_open_is_left_alone_and_the_logs_go_into_anot
     with connect(begun) as free:
         check_end(patient(free), rows, look)
         assert patient(free).add("4299", coming).indexed == 0
+
+
+def test_a_record_that_cannot_be_read_stops_the_next_run_with_advice(begun: Path, parts: Any) -> None:
+    """What it said is not known: going on could bring rows in twice."""
+    with connect(begun) as folder:
+        folder.write("TRF/pending/4299_2026-01_0123456789ab.record", b"damaged")
+        with pytest.raises(DamagedError, match="run verify"):
+            patient(folder).add("4299", parts[1])
+        assert folder.find("TRF/pending/4299_2026-01_0123456789ab.record")

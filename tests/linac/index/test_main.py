@@ -141,3 +141,29 @@ def test_it_runs_as_a_module(sources: Path, root: str, project: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "7 logs indexed" in done.stdout
+
+
+def test_measure_prints_its_figures_and_cleans_up(
+    tmp_path: Path, samples: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from linac.index import measure
+
+    for name, value in (("REPEATS", 1), ("ADDED", 2), ("LINACS", 1), ("MONTHS", 12)):
+        monkeypatch.setattr(measure, name, value)
+    few = tmp_path / "few"
+    few.mkdir()
+    for path in sorted(samples.glob("17*.trf"))[:2]:
+        (few / path.name).write_bytes(path.read_bytes())
+    assert main(["measure", str(tmp_path), "--samples", str(few), "--deliveries", "60"]) == 0
+    out = capsys.readouterr().out
+    for words in (
+        "from counts (ours): writing",
+        "samples to committed Parquet",
+        "zip of 2 logs",
+        "largest delivery",
+        "index of 60 deliveries",
+        "by field",
+    ):
+        assert words in out
+    assert list(tmp_path.iterdir()) == [few]
+    assert main(["measure", str(tmp_path), "--samples", str(tmp_path)]) == 1

@@ -207,9 +207,9 @@ def test_what_a_crashed_run_left_out_of_the_catalogue_is_found(index: Index, mak
     index.add("4299", [Log("2.trf", make_log(2, field="2-1/Two"))])
     index.folder.write("TRF/catalogue/2026.parquet", catalogue)
     assert len(index.find(field="two")) == 0
-    index.folder.write("TRF/pending/4299_2026-01_0123456789ab.parquet", b"the record")
+    index.folder.write("TRF/pending/4299_2026-01_0123456789ab.record", b"the record")
     assert len(index.find(field="two")) == 1
-    index.folder.remove("TRF/pending/4299_2026-01_0123456789ab.parquet")
+    index.folder.remove("TRF/pending/4299_2026-01_0123456789ab.record")
     assert len(index.find(sha256=hashlib.sha256(make_log(2)).hexdigest())) == 0
     sha256 = index.deliveries()["sha256"].iloc[-1]
     assert len(index.find(sha256=sha256)) == 1
