@@ -11,7 +11,7 @@ from prefect.cache_policies import NO_CACHE
 from blocks import Linac
 from linac.errors import BackupError, StorageError, UnreachableError
 from linac.index import Index, Log
-from linac.transport import Entry
+from linac.transport import Entry, Folder
 from linac.trf.backup import read_trfs
 from tasks.reports import BackupResult
 
@@ -22,7 +22,7 @@ RETRIES = 2
 RETRY_SECONDS = 20
 
 
-def _may_pass(_task: object, _run: object, state: Any) -> bool:
+def worth_another_try(_task: object, _run: object, state: Any) -> bool:
     """Worth another try: storage or a network that failed. A damaged file or a wrong set-up stays as it is."""
     return isinstance(state.result(raise_on_failure=False), StorageError | UnreachableError)
 
@@ -33,7 +33,7 @@ def _may_pass(_task: object, _run: object, state: Any) -> bool:
     cache_policy=NO_CACHE,
     retries=RETRIES,
     retry_delay_seconds=RETRY_SECONDS,
-    retry_condition_fn=_may_pass,
+    retry_condition_fn=worth_another_try,
 )
 def list_new_backups(linac: Linac) -> list[Entry]:
     """The backups in the linac's folder that the index has not taken in completely, oldest first."""
@@ -51,28 +51,12 @@ def list_new_backups(linac: Linac) -> list[Entry]:
     cache_policy=NO_CACHE,
     retries=RETRIES,
     retry_delay_seconds=RETRY_SECONDS,
-    retry_condition_fn=_may_pass,
+    retry_condition_fn=worth_another_try,
 )
 def index_backup(linac: Linac, entry: Entry) -> BackupResult:
     """Take every log of one backup into the index. A damaged backup gives what can be read of it and is tried again next time."""
-    problems: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="linac-flows-") as here, linac.site.records.connect() as records:
-        local = Path(here) / "backup.zip"
-        with linac.backup.connect() as folder:
-            folder.fetch(entry.name, local)
-        index = Index(records)
-        added = index.add(linac.serial, _logs(local, entry.name, problems))
-        if not problems:
-            index.mark_done(linac.serial, entry, added.counts)
-    result = BackupResult(
-        serial=linac.serial,
-        backup=entry.name,
-        indexed=added.indexed,
-        rows=added.rows,
-        duplicates=added.duplicates,
-        aside=[reason for _, reason in added.quarantined],  # the files' names hold fields' names
-        problem=" ".join(problems),
-    )
+    with linac.backup.connect() as folder, linac.site.records.connect() as records:
+        result = add_backup(Index(records), linac.serial, folder, entry.name, entry)
     log = get_run_logger()
     log.info(
         "%s: %s TRFs indexed (%s rows), %s known, %s set aside.",
@@ -84,9 +68,29 @@ def index_backup(linac: Linac, entry: Entry) -> BackupResult:
     )
     for reason in result.aside:
         log.warning("Set aside in TRF/quarantine: %s", reason)
-    for problem in problems:
-        log.error("%s: %s", entry.name, problem)
+    if result.problem:
+        log.error("%s: %s", entry.name, result.problem)
     return result
+
+
+def add_backup(index: Index, serial: str, folder: Folder, name: str, entry: Entry) -> BackupResult:
+    """Fetch one backup, index its logs, and note it as done unless something was wrong with it."""
+    problems: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="linac-flows-") as here:
+        local = Path(here) / "backup.zip"
+        folder.fetch(name, local)
+        added = index.add(serial, _logs(local, entry.name, problems))
+    if not problems:
+        index.mark_done(serial, entry, added.counts)
+    return BackupResult(
+        serial=serial,
+        backup=entry.name,
+        indexed=added.indexed,
+        rows=added.rows,
+        duplicates=added.duplicates,
+        aside=[reason for _, reason in added.quarantined],  # the files' names hold fields' names
+        problem=" ".join(problems),
+    )
 
 
 def _logs(local: Path, backup: str, problems: list[str]) -> Iterator[Log]:

@@ -32,6 +32,7 @@ from linac.index.backups import Backup
 from linac.index.quarantine import Quarantined
 from linac.index.schema import DELIVERIES, SAMPLES
 from linac.index.store import Index
+from linac.index.upkeep import Compacted
 from linac.index.verify import Report
 
-__all__ = ["DELIVERIES", "SAMPLES", "Added", "Backup", "Index", "Log", "Quarantined", "Report"]
+__all__ = ["DELIVERIES", "SAMPLES", "Added", "Backup", "Compacted", "Index", "Log", "Quarantined", "Report"]

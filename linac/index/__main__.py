@@ -4,7 +4,7 @@
     python -m linac.index retry ROOT --machine SERIAL            try the logs in quarantine again
     python -m linac.index find ROOT [--field F] [--day D] [--hash H] [--machine SERIAL] [--csv]
     python -m linac.index verify ROOT [--values] [--json]        read everything again and tell what is wrong
-    python -m linac.index compact ROOT                           finish interrupted runs, make the catalogue anew
+    python -m linac.index compact ROOT                           finish interrupted runs, bring old files up to date
     python -m linac.index columns                                the columns of the files, as docs/data-dictionary.md has them
     python -m linac.index measure FOLDER --samples TRF_FOLDER    how fast it is on this machine and that disk or share
 
@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     check = command("verify", _verify, "read everything again and tell what is wrong")
     check.add_argument("--values", action="store_true", help="compare every value with the log it came from, too")
     check.add_argument("--json", action="store_true", help="print the report as JSON")
-    command("compact", _compact, "finish interrupted runs, and make the catalogue anew")
+    command("compact", _compact, "finish interrupted runs, bring files of older software up to date, make the catalogue anew")
     text = "print the columns of the files, as docs/data-dictionary.md has them"
     commands.add_parser("columns", help=text, description=text).set_defaults(action=None)
     timing = command("measure", _measure, "measure how fast it is on this machine; ROOT is where it may write, and cleans up")
@@ -254,7 +254,9 @@ def _verify(index: Index, options: argparse.Namespace) -> int:
 
 
 def _compact(index: Index, _: argparse.Namespace) -> int:
-    print(f"The catalogue lists {index.compact()} deliveries.")
+    done = index.compact()
+    print(f"{done.recovered} deliveries of interrupted runs brought to their end, {len(done.renewed)} files brought up to date.")
+    print(f"The catalogue lists {done.deliveries} deliveries.")
     return 0
 
 

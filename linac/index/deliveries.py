@@ -16,6 +16,12 @@ from linac.trf.reader import Trf
 UNIQUE = ("sha256", "raw_file", "original_name")
 """Columns in which hardly any value occurs twice."""
 
+FEW_ROWS = 32
+"""Of fewer rows than this, neither a dictionary nor a compressor makes columns smaller."""
+
+PLACES = ("raw_file", "samples_file", "samples_row_group")
+"""Columns that say where the files of a delivery lie."""
+
 Row = dict[str, Any]
 """One delivery, by column."""
 
@@ -67,13 +73,14 @@ def merge(old: Any | None, new: Any) -> Any:
 def encode(table: Any) -> bytes:
     """A deliveries file."""
     sink = io.BytesIO()
+    few = table.num_rows < FEW_ROWS
+    repeated = [field.name for field in table.schema if pa.types.is_string(field.type) and field.name not in UNIQUE]
     # Statistics of all columns and Arrow's own schema would be more than the rows of a small month.
     with pq.ParquetWriter(
         sink,
         table.schema,
-        compression="zstd",
-        compression_level=3,
-        use_dictionary=[field.name for field in table.schema if pa.types.is_string(field.type) and field.name not in UNIQUE],
+        compression="none" if few else "zstd",
+        use_dictionary=False if few else repeated,
         write_statistics=["start_utc", "start_local"],
         store_schema=False,
     ) as file:
@@ -104,19 +111,39 @@ def from_record(data: bytes, name: str) -> Any:
     return upgrade(table, "deliveries", check(table.schema.metadata, "deliveries", name), name)
 
 
+def is_current(data: bytes, name: str) -> bool:
+    """Whether a deliveries file has all columns of this version of the schema. Errors as for `decode`."""
+    try:
+        file, _ = _open(data, name)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(name, error) from error
+    there = file.schema_arrow
+    return all(
+        there.get_field_index(field.name) >= 0 and there.field(field.name).type == field.type for field in DELIVERIES_SCHEMA
+    )
+
+
 def decode(data: bytes, name: str, columns: list[str] | None = None) -> Any:
     """A deliveries file as this version of the schema has it; with `columns`, those of them that the file has.
 
     Raises `DamagedError` for what is no such file, `SetupError` for one of newer software.
     """
     try:
-        file = pq.ParquetFile(io.BytesIO(data))
-        version = check(file.metadata.metadata, "deliveries", name)
+        file, version = _open(data, name)
         if columns is None:
             return upgrade(file.read(), "deliveries", version, name)
         return file.read(columns=columns, use_threads=False)
     except (pa.ArrowException, OSError) as error:
-        raise DamagedError(
-            f"{name} cannot be read as a deliveries file ({type(error).__name__}: {str(error)[:200]}). Restore it from a backup, "
-            "or move it and the samples of that month away and add the raw logs of that month again."
-        ) from error
+        raise _damaged(name, error) from error
+
+
+def _open(data: bytes, name: str) -> tuple[Any, int]:
+    file = pq.ParquetFile(io.BytesIO(data))
+    return file, check(file.metadata.metadata, "deliveries", name)
+
+
+def _damaged(name: str, error: Exception) -> DamagedError:
+    return DamagedError(
+        f"{name} cannot be read as a deliveries file ({type(error).__name__}: {str(error)[:200]}). Restore it from a backup, "
+        "or move it and the samples of that month away and add the raw logs of that month again."
+    )

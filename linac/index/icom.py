@@ -15,10 +15,12 @@
 >>> with tempfile.TemporaryDirectory() as there, connect(there) as records:
 ...     name = "iCom/patients/TEST-0001_Simulated, Patient/20260105_093000.xz"
 ...     records.write(name, data)
-...     print(len(missing(records, "4299")), add_session(records, "4299", name, data, "20260105_093000"), missing(records, "4299"))
+...     print(len(missing(records, "4299")))
+...     print(add_session(records, "4299", name, data, "20260105_093000"), missing(records, "4299"))
 ...     import pandas
 ...     print(pandas.read_parquet(f"{there}/iCom/deliveries")[["field_id", "delivered_mu", "interruptions"]].to_string())
-1 2 []
+1
+2 []
   field_id  delivered_mu  interruptions
 0      1-1          50.0              0
 1      1-2          50.0              1
@@ -34,25 +36,38 @@ once write the same files.
 """
 
 import contextlib
+import hashlib
 import io
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from linac.errors import DamagedError, LinacError, SetupError, StorageError
+from linac.errors import DamagedError, SetupError, StorageError
 from linac.icom import split
+from linac.icom.show import MAX_BYTES
 from linac.index import icom_rows
-from linac.index.icom_rows import Arrival
-from linac.index.icom_schema import PATIENTS, PENDING, check_version, file_name, read_stamp
-from linac.transport import Entry, Folder
+from linac.index.icom_rows import Arrival, unpack
+from linac.index.icom_schema import PATIENTS, PENDING, SHORT_HASH, check_version, file_name, read_stamp
+from linac.transport import Folder
 
 LOOK_BYTES = 1 << 18
 """So much of a session is unpacked to see whose linac it is: some 30 messages. If none of them says it, all of it."""
+
+SET_ASIDE = "unknown_error_in_record"
+"""Folder of sessions that could not be understood when they were archived: no delivery can be made of them."""
+
+FAILURES_IN_A_ROW = 3
+"""So many files that cannot be read or written, one after the other, mean that the share is away."""
+
+ARRIVAL = ("session_arrived_first_utc", "session_arrived_last_utc", "session_gaps")
+"""Columns that the archive does not tell."""
+
+ZSTD_LEVEL = 3
 
 
 @dataclass
@@ -109,19 +124,22 @@ def missing(records: Folder, serial: str, machine_ids: Iterable[str] | None = No
     They hold the patient: never log them. A session that is in no linac's deliveries is opened to see whether it is this one's:
     its messages must say one of `machine_ids` (the serial, unless given). One that cannot be read may be this one's.
 
-    It costs a listing per patient and month, and nothing is opened unless it is missing. Raises `StorageError`.
+    It costs a listing per patient and month, and opens nothing but what is in no deliveries. Raises `StorageError` where the
+    archive cannot be listed.
     """
     ours = {serial} if machine_ids is None else set(machine_ids)
     found = _archived(records)
-    archived = Counter(stamp for _, stamp in found)
-    added = _added(records)
+    alike, added = Counter(stamp for _, stamp in found), _added(records)
     names = []
-    for name, stamp in sorted(found, key=lambda pair: (pair[1], pair[0])):
-        begins = added.get(stamp, set())
-        if len(begins) >= archived[stamp] == 1:
+    for name, stamp in found:
+        if alike[stamp] == 1 and added.get(stamp):
+            continue  # the only session that began in this second
+        try:
+            data = _read(records, serial, name, stamp)
+        except StorageError:
+            names.append(name)
             continue
-        data = _read(records, serial, name, stamp)
-        if _hash(data)[:16] not in begins and _is_of(data, ours):
+        if _hash(data)[:SHORT_HASH] not in added.get(stamp, ()) and _is_of(data, ours):
             names.append(name)
     return names
 
@@ -131,31 +149,142 @@ def repair(
 ) -> Added:
     """Add what is `missing`. One session that fails does not hold up the others. `progress` is called after each.
 
-    Raises `StorageError` if the archive cannot be listed.
+    Raises `StorageError` if the archive cannot be listed, or files fail one after the other: then the share is away.
     """
-    return _add_all(records, serial, missing(records, serial, machine_ids), progress)
+    return _add_all(records, serial, missing(records, serial, machine_ids), None, progress)
 
 
 def rebuild(
     records: Folder, serial: str, machine_ids: Iterable[str] | None = None, progress: Callable[[Added], None] | None = None
 ) -> Added:
-    """Add all archived sessions of this linac again, as after an update that knows more columns; otherwise like `repair`."""
-    ours = {serial} if machine_ids is None else set(machine_ids)
-    there = {stamp for stamp, _ in _added_of(records, serial)}
-    found = sorted(_archived(records), key=lambda pair: (pair[1], pair[0]))
-    names = (name for name, stamp in found if stamp in there or _is_of(_read(records, serial, name, stamp), ours))
-    return _add_all(records, serial, names, progress)
+    """Add all archived sessions of this linac again, as after an update that knows more columns; otherwise like `repair`.
+
+    It reads the whole archive, to see which sessions are this linac's.
+    """
+    ours, added = {serial} if machine_ids is None else set(machine_ids), _added(records, serial)
+
+    def is_ours(data: bytes, stamp: str) -> bool:
+        return _hash(data)[:SHORT_HASH] in added.get(stamp, ()) or _is_of(data, ours)
+
+    return _add_all(records, serial, [name for name, _ in _archived(records)], is_ours, progress)
 
 
-def _add_all(records: Folder, serial: str, names: Iterable[str], progress: Callable[[Added], None] | None) -> Added:
-    done = Added()
+def _add_all(
+    records: Folder,
+    serial: str,
+    names: Iterable[str],
+    wanted: Callable[[bytes, str], bool] | None,
+    progress: Callable[[Added], None] | None,
+) -> Added:
+    done, failing = Added(), 0
     for name in names:
-        stamp = _stem(name)
+        stamp = _stamp_of(name)
         try:
-            done.beams += add_session(records, serial, name, _read(records, serial, name, stamp), stamp)
-            done.sessions += 1
-        except (DamagedError, StorageError) as error:
+            data = _read(records, serial, name, stamp)
+            if wanted is not None and not wanted(data, stamp):
+                continue
+            done.beams += add_session(records, serial, name, data, stamp)
+            done.sessions, failing = done.sessions + 1, 0
+        except DamagedError as error:
             done.failed.append(str(error))
+        except StorageError as error:
+            done.failed.append(str(error))
+            failing += 1
+            if failing == FAILURES_IN_A_ROW:
+                raise
         if progress is not None:
             progress(done)
     return done
+
+
+def _archived(records: Folder) -> list[tuple[str, str]]:
+    """The archived sessions of all linacs by time: name below the records root, and stamp."""
+    found = []
+    for patient in records.list(f"{PATIENTS}/*"):
+        if not patient.is_folder or patient.name == SET_ASIDE:
+            continue
+        where = f"{PATIENTS}/{patient.name}"
+        with _nameless(patient.name, "Listing the archive"):
+            entries = records.list(f"{where}/*.xz")
+        found += [(f"{where}/{entry.name}", stamp) for entry in entries if read_stamp(stamp := _stamp_of(entry.name))]
+    return sorted(found, key=lambda pair: (pair[1], pair[0]))
+
+
+def _added(records: Folder, serial: str | None = None) -> dict[str, set[str]]:
+    """What the deliveries have, of one linac or all: by stamp, how the hashes begin."""
+    found: dict[str, set[str]] = {}
+    for machine in records.list(f"iCom/deliveries/machine={serial or '*'}"):
+        for month in records.list(f"iCom/deliveries/{machine.name}/month=*"):
+            for entry in records.list(f"iCom/deliveries/{machine.name}/{month.name}/*.parquet"):
+                stamp, _, begin = entry.name.removesuffix(".parquet").rpartition("_")
+                found.setdefault(stamp, set()).add(begin)
+    return found
+
+
+def _stamp_of(name: str) -> str:
+    return name.rpartition("/")[2].removesuffix(".xz")
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _is_of(data: bytes, machine_ids: set[str]) -> bool:
+    """Whether a session's messages name one of these machines. One that cannot be read may well be of it."""
+    try:
+        for limit in (LOOK_BYTES, MAX_BYTES):
+            said = {found for message in split(unpack(data, "", limit)) if (found := message.text("Machine ID"))}
+            if said:
+                return bool(said & machine_ids)
+    except DamagedError:
+        return True
+    return False
+
+
+def _read(records: Folder, serial: str, name: str, stamp: str) -> bytes:
+    with _nameless(name.split("/")[-2], f"Linac {serial}, session of {stamp}"):
+        return records.read(name)
+
+
+@contextlib.contextmanager
+def _nameless(patient: str, what: str) -> Iterator[None]:
+    """A storage's errors name the path, and so the patient: neither that text nor the error it came from may travel on."""
+    try:
+        yield
+    except (StorageError, SetupError) as error:
+        raise StorageError(f"{what}: {str(error).replace(patient, '(patient)')}") from None
+
+
+def _known(records: Folder, target: str) -> Arrival:
+    """What an older deliveries file of the same session knows of its arrival. Raises `SetupError` for newer software's."""
+    if records.find(target) is None:
+        return Arrival()
+    try:
+        file = pq.ParquetFile(io.BytesIO(records.read(target)))
+        check_version(file.metadata.metadata, target)
+        first, last, gaps = (file.read(columns=[name]).column(0)[0].as_py() for name in ARRIVAL)
+    except (pa.ArrowException, OSError, IndexError, KeyError):  # damaged: made anew
+        return Arrival()
+    return Arrival(first, last, gaps or 0)
+
+
+def _encode(table: Any) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", compression_level=ZSTD_LEVEL, row_group_size=max(1, table.num_rows))
+    return sink.getvalue()
+
+
+def _put(records: Folder, name: str, data: bytes) -> None:
+    """Put a file in its place, all at once, unless it is there already: readers may have it open, and Windows minds."""
+    entry = records.find(name)
+    if entry is not None and entry.size == len(data) and records.read(name) == data:
+        return
+    tree, machine, _, last = name.split("/")[-4:]
+    staged = f"{PENDING}/{tree}_{machine}_{last}.new"
+    records.write(staged, data)
+    try:
+        records.replace(staged, name)
+    except StorageError:
+        # Another who adds the same session may have moved the file that both had written.
+        if records.find(name) is None or records.read(name) != data:
+            raise

@@ -6,8 +6,8 @@ the linac's state is not known. So, for the messages of a session in order, a ne
 - with the first message of another patient (recordings of PyMedPhys may hold two), once a field is loaded or MU grow;
 - with the first message of another Field ID; with the fall of the MU (below) if the beam before never said its own;
 - where Delivery MU fell, once it grows again: the fall begins the beam. A fall that no growth follows is the machine's reset
-  after a beam, and belongs to it. Not so if the Field ID is known and the same and Segment is greater than when MU last grew:
-  then the linac would seem to count MU by segment, and the beam goes on.
+  after a beam, and belongs to it. Not so if in between the same Field ID is said and Segment is greater than when MU last grew: then
+  the linac would seem to count MU by segment, and the beam goes on.
 
 Messages before the first Field ID belong to no beam: the patient is being loaded. Where no Field ID comes before MU grow, nothing
 tells them apart, and they are the first beam's. A message that does not say its field is the current beam's.
@@ -28,7 +28,7 @@ JITTER_MU = 0.1
 """A fall of Delivery MU by less is no reset (assumed)."""
 
 STILL_SECONDS = 2.0
-"""MU that stand for so long within a segment, and go on, were interrupted. The linac's clock shows whole seconds, so it is 1 to 3."""
+"""MU that stand for so long within a segment, and go on, were interrupted. The linac's clock has whole seconds: it is 1 to 3."""
 
 Said = Mapping[str, Reading]
 """What a message says: the values of `linac.icom.VALUES` by name."""
@@ -82,10 +82,15 @@ class _Cutter:
     grown: bool = False  # whether this beam has delivered anything
     segment: float | None = None  # when MU last grew
     fell_at: int | None = None  # where MU fell after that
+    said_since: bool = False  # whether the field was said since then
 
     def take(self, said: Said, *, grew: bool) -> None:
         here, patient, field_id = len(self.numbers), text(said, "Patient ID"), text(said, "Field ID")
+        mu, segment = number(said, "Delivery MU"), number(said, "Segment")
         self.numbers.append(None)
+        if self.grown and self.fell_at is None and mu is not None and self.mu is not None and self.mu - mu > JITTER_MU:
+            self.fell_at, self.said_since = here, False
+        self.said_since = self.said_since or field_id is not None
         if patient and self.patient and patient != self.patient:
             self.open, self.since = False, here
         elif self.open and field_id and self.field_id and field_id != self.field_id:
@@ -97,8 +102,8 @@ class _Cutter:
         self.patient, self.field_id = patient or self.patient, field_id or self.field_id
         if self.open:
             self.numbers[here] = self.beams
-            self._follow_mu(said, here, grew=grew)
-        mu = number(said, "Delivery MU")
+            if grew:
+                self._grow(segment)
         self.mu = self.mu if mu is None else mu
 
     def _begin(self, at: int) -> None:
@@ -106,19 +111,13 @@ class _Cutter:
         self.open, self.grown, self.field_id, self.segment, self.fell_at = True, False, None, None, None
         self.numbers[at:] = [self.beams] * (len(self.numbers) - at)
 
-    def _follow_mu(self, said: Said, here: int, *, grew: bool) -> None:
-        mu, segment = number(said, "Delivery MU"), number(said, "Segment")
-        if grew:
-            if self.fell_at is not None and not self._next_segment(segment):
-                field_id = self.field_id
-                self._begin(self.fell_at)
-                self.field_id = field_id
-            self.grown, self.segment, self.fell_at = True, segment, None
-        elif self.grown and self.fell_at is None and mu is not None and self.mu is not None and self.mu - mu > JITTER_MU:
-            self.fell_at = here
-
-    def _next_segment(self, segment: float | None) -> bool:
-        return self.field_id is not None and segment is not None and self.segment is not None and segment > self.segment
+    def _grow(self, segment: float | None) -> None:
+        higher = segment is not None and self.segment is not None and segment > self.segment
+        if self.fell_at is not None and not (higher and self.said_since):
+            field_id = self.field_id
+            self._begin(self.fell_at)
+            self.field_id = field_id
+        self.grown, self.segment, self.fell_at = True, segment, None
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from linac.icom import VALUES, Delivery, Message, split
 from linac.icom.delivery import iec_angle_deg, iec_jaws_mm, iec_leaves_mm
 from linac.icom.items import JAWS_X
 from linac.icom.show import MAX_BYTES
-from linac.index.icom_beams import Beam, Said, beam_numbers, beams, number, text
+from linac.index.icom_beams import Beam, Said, beams, number, text
 from linac.index.icom_schema import BANK, DELIVERIES_SCHEMA, LEAVES, SAMPLES_SCHEMA
 
 CLOCKS_AGREE_SECONDS = 5.0
@@ -31,12 +31,17 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Session:
-    """An archived session, read. The repr shows nothing of the patient."""
+    """An archived session, read. The repr shows nothing of the patient.
+
+    `points`: a control point for each message that one can be made of; `complete`: whether each message is one of these.
+    """
 
     sha256: str
     messages: list[Message] = field(repr=False)
     said: list[Said] = field(repr=False)
     beams: list[Beam] = field(repr=False)
+    points: Delivery = field(repr=False)
+    complete: npt.NDArray[np.bool_] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,9 @@ def unpack(data: bytes, what: str, limit: int = MAX_BYTES) -> bytes:
         with lzma.open(io.BytesIO(data)) as file:
             return file.read(limit)
     except (lzma.LZMAError, EOFError) as error:
-        raise DamagedError(f"{what} is no .xz file, or a damaged one ({error}). Restore it from a backup of the records.") from error
+        raise DamagedError(
+            f"{what} is no .xz file, or a damaged one ({error}). Restore it from a backup of the records."
+        ) from error
 
 
 def read(data: bytes, what: str) -> Session:
@@ -65,14 +72,17 @@ def read(data: bytes, what: str) -> Session:
     messages = split(content)
     if not messages:
         raise DamagedError(f"{what} holds no iCom message in its {len(content)} bytes. Restore it from a backup of the records.")
-    said = [{row.name: message.get(row.name) for row in VALUES} for message in messages]
+    said: list[Said] = [{row.name: message.get(row.name) for row in VALUES} for message in messages]
     found = beams(messages, said)
     if not found:
         raise DamagedError(
-            f"{what} holds {len(messages)} messages but no beam: none says a Field ID, and no MU were delivered. Nothing is to be "
-            "done unless a patient was treated then; if so, keep the file and report it."
+            f"{what} holds {len(messages)} messages but no beam: none says a Field ID, and no MU were delivered. Nothing is "
+            "to be done unless a patient was treated then; if so, keep the file and report it."
         )
-    return Session(hashlib.sha256(data).hexdigest(), messages, said, found)
+    points = Delivery.from_messages(messages, only_moving_mu=False)
+    complete = {id(message) for message in points.messages}
+    there = np.array([id(message) in complete for message in messages], bool)
+    return Session(hashlib.sha256(data).hexdigest(), messages, said, found, points, there)
 
 
 # The deliveries: a row per beam.
@@ -90,12 +100,11 @@ def deliveries(session: Session, *, linac: str, stamp: str, archive_file: str, s
         "session_arrived_last_utc": arrival.last,
         "session_gaps": arrival.gaps,
     }
-    complete = {id(message) for message in _control_points(session.messages).messages}
-    rows = [common | _beam_row(session, beam, arrival, complete) for beam in session.beams]
+    rows = [common | _beam_row(session, beam, arrival) for beam in session.beams]
     return pa.Table.from_pylist(rows, schema=DELIVERIES_SCHEMA)
 
 
-def _beam_row(session: Session, beam: Beam, arrival: Arrival, complete: set[int]) -> Row:
+def _beam_row(session: Session, beam: Beam, arrival: Arrival) -> Row:
     messages, said = session.messages, session.said
     start, end = messages[beam.messages[0]].timestamp, messages[beam.messages[-1]].timestamp
     mu = _numbers(said, beam.messages, "Delivery MU")
@@ -123,7 +132,7 @@ def _beam_row(session: Session, beam: Beam, arrival: Arrival, complete: set[int]
         "missing_messages": beam.missing,
         "longest_silence_s": beam.longest_silence_s,
         "messages": len(beam.messages),
-        "incomplete_messages": sum(id(messages[i]) not in complete for i in beam.messages),
+        "incomplete_messages": sum(not session.complete[i] for i in beam.messages),
     }
     for name in ("Rx Site", "Beam Description", "Radiation Type", "Energy", "Wedge"):
         found = _texts(said, beam.delivering, name)
@@ -167,10 +176,11 @@ def _utc(session: Session, arrival: Arrival, local: datetime) -> datetime | None
 def samples(session: Session) -> Any:
     """The rows of a session's messages, as an Arrow table."""
     messages, said = session.messages, session.said
+    numbers = {row: beam.number for beam in session.beams for row in beam.messages}
     columns: dict[str, Any] = {
         "sha256": [session.sha256] * len(messages),
         "row": range(len(messages)),
-        "beam_number": beam_numbers(said),
+        "beam_number": [numbers.get(row) for row in range(len(messages))],
         "timestamp_local": [message.timestamp for message in messages],
         "counter": [message.counter for message in messages],
         "segment": [_whole(one, "Segment") for one in said],
@@ -189,7 +199,7 @@ def samples(session: Session) -> Any:
         columns[f"table_{name.lower()}_recorded_deg"] = [number(one, f"Table {name}") for one in said]
     for name in ("Vertical", "Longitudinal", "Lateral"):
         columns[f"table_{name.lower()}_recorded_cm"] = [number(one, f"Table {name}") for one in said]
-    columns |= _asymx(messages) | _positions(messages)
+    columns |= _asymx(messages) | _positions(session.points, session.complete)
     return pa.table([_array(columns[item.name], item.type) for item in SAMPLES_SCHEMA], schema=SAMPLES_SCHEMA)
 
 
@@ -208,16 +218,8 @@ def _asymx(messages: Sequence[Message]) -> Row:
     return {f"asymx_{n + 1}_recorded_cm": [None if pair is None else pair[n] for pair in pairs] for n in (0, 1)}
 
 
-def _control_points(messages: Iterable[Message]) -> Delivery:
-    """One for each message that one can be made of."""
-    return Delivery.from_messages(messages, only_moving_mu=False)
-
-
-def _positions(messages: Sequence[Message]) -> Row:
+def _positions(points: Delivery, there: npt.NDArray[np.bool_]) -> Row:
     """What comes from the control points: MU, leaves and jaws, null in the rows of messages that have none."""
-    points = _control_points(messages)
-    complete = {id(message) for message in points.messages}
-    there = np.array([id(message) in complete for message in messages], bool)
     pairs = np.array(points.mlc_mm, np.float64).reshape(-1, LEAVES, 2)
     iec = np.array([iec_leaves_mm(leaves) for leaves in points.mlc_mm], np.float64).reshape(-1, 2 * LEAVES)
     jaws = np.array(points.jaws_mm, np.float64).reshape(-1, 2)

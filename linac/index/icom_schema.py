@@ -28,6 +28,9 @@ PATIENTS = "iCom/patients"
 PENDING = "iCom/pending"
 """Where files are written before they are moved to their place: a reader takes whatever stands in a month's folder for data."""
 
+SHORT_HASH = 16
+"""Digits of a session's SHA-256 in its files' names."""
+
 LEAVES = 80
 BANK = pa.list_(pa.field("element", pa.float64()))
 """Always 80 long. Doubles, so that 12.3 mm is the same number that PyMedPhys has; packed they take no more room than floats."""
@@ -64,8 +67,8 @@ DELIVERIES: tuple[Column, ...] = (
         "start_utc",
         UTC_MS,
         "UTC",
-        "`start_local` by the recording computer's clock: when the session's first message arrived, plus the time since then on the "
-        "linac's clock. To 1 s. Null where arrival is not known, or the two clocks disagree by more than 5 s over the session.",
+        "`start_local` by the recording computer's clock: when the session's first message arrived, plus the time since then by "
+        "the linac's clock. To 1 s. Null if arrival is not known, or if the clocks disagree by more than 5 s over the session.",
     ),
     Column("end_utc", UTC_MS, "UTC", "`end_local`, likewise."),
     Column("session_arrived_first_utc", UTC_MS, "UTC", "When the session's first message arrived. Null if not known."),
@@ -139,8 +142,8 @@ SAMPLES: tuple[Column, ...] = (
         "control_point",
         pa.bool_(),
         "",
-        "Whether the row is a control point of PyMedPhys's `Delivery.from_icom`: MU were delivered just before or after. Never in a "
-        "message that lacks Delivery MU, an angle, one of 160 leaves or the Y jaws: no control point can be made of it.",
+        "Whether the row is a control point of PyMedPhys's `Delivery.from_icom`: MU were delivered just before or after. Never "
+        "in a message that lacks Delivery MU, an angle, one of 160 leaves or the Y jaws: no control point can be made of it.",
     ),
     Column("segment", pa.int32(), "", "Segment."),
     Column("segment_mu", pa.float64(), "MU", "Segment MU."),
@@ -210,7 +213,7 @@ def as_markdown(columns: tuple[Column, ...]) -> str:
 
 
 def read_stamp(stamp: str) -> datetime | None:
-    """The time that an archived file is named by (`YYYYMMDD_HHMMSS`; naive, the linac's local time), None if it is no such name."""
+    """The time in an archived file's name (`YYYYMMDD_HHMMSS`; naive, the linac's local time), None if it is no such name."""
     if not re.fullmatch(r"[0-9]{8}_[0-9]{6}", stamp):
         return None
     try:
@@ -230,4 +233,4 @@ def file_name(tree: str, serial: str, stamp: str, sha256: str) -> str:
             f"Linac {serial}: {stamp!r} is not the name of an archived session. Give the archived file's name without .xz, such "
             "as 20260105_093000."
         )
-    return f"iCom/{tree}/machine={check_serial(serial)}/month={time:%Y-%m}/{stamp}_{sha256[:16]}.parquet"
+    return f"iCom/{tree}/machine={check_serial(serial)}/month={time:%Y-%m}/{stamp}_{sha256[:SHORT_HASH]}.parquet"

@@ -27,6 +27,8 @@ MAGIC = b"PAR1"
 ZSTD_LEVEL = 3
 PAGE_ROWS = 1 << 15
 """Rows of a data page, at most: 22 minutes of a log."""
+PROBES = 1 << 12
+"""Counts that are looked at to learn whether most of those in between occur."""
 SMALL_CHUNK = 192
 """A column chunk of fewer bytes than this is not worth a compressor's time: it is stored as it is."""
 
@@ -163,26 +165,28 @@ NULL = Values(width=0)
 def distinct(counts: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
     """The distinct counts, ascending, and for each count its place among them; None where there is but one.
 
-    Of 16-bit counts by table, without sorting. Counts that lie close together may come with others between them that do not
-    occur. There must be at least one.
+    By table, without sorting, unless they lie far apart. Where most numbers between the least and the greatest occur, as leaf
+    positions of an arc do, all of them are given, and no table is needed. There must be at least one count.
     """
     flat = counts.reshape(-1)
     low, high = int(flat.min()), int(flat.max())
-    if low == high:
+    span = high - low + 1
+    if span == 1:
         return flat[:1], None
-    if high - low < 1 << 8 and len(flat) > 1 << 12:  # such as positional errors: every number between them, used or not
-        return np.arange(low, high + 1).astype(flat.dtype), (flat - flat.dtype.type(low)).astype(np.uint8)
-    if flat.dtype != np.int16:
+    if span > 1 << 16:
         found, places = np.unique(flat, return_inverse=True)
         return found, places.astype(_index_type(len(found)))
-    unsigned = flat.view(np.uint16)
-    seen = np.zeros(1 << 16, np.bool_)
-    seen[unsigned] = True
-    found = np.arange(low, high + 1, dtype=np.int32).astype(np.int16)
-    found = found[seen[found.view(np.uint16)]]
-    table = np.zeros(1 << 16, _index_type(len(found)))
-    table[found.view(np.uint16)] = np.arange(len(found), dtype=table.dtype)
-    return found, table.take(unsigned)
+    offsets = (flat - flat.dtype.type(low)).astype(np.uint16)  # wraps rightly where 16 bits are too few for the difference
+    seen = np.zeros(span, np.bool_)
+    seen[offsets[:: 1 + len(offsets) // PROBES]] = True
+    if len(flat) > PROBES and (span <= 1 << 8 or np.count_nonzero(seen) * 2 > span):
+        return np.arange(low, high + 1).astype(flat.dtype), offsets.astype(_index_type(span), copy=False)
+    where = offsets.astype(np.intp)
+    seen[where] = True
+    found = np.flatnonzero(seen)
+    table = np.zeros(span, _index_type(len(found)))
+    table[found] = np.arange(len(found))
+    return (found + low).astype(flat.dtype), table.take(where)
 
 
 def _index_type(entries: int) -> Any:

@@ -8,8 +8,8 @@ from linac.index.backups import Backup
 from linac.index.lease import STALE_SECONDS, WAIT_SECONDS, Lease
 from linac.index.quarantine import Quarantined
 from linac.index.reader import Reader
+from linac.index.upkeep import Compacted, Upkeep
 from linac.index.verify import Report, verify
-from linac.index.writer import Writer
 from linac.transport import Entry, Folder
 
 
@@ -89,12 +89,9 @@ class Index(Reader):
         """Read everything again and tell what is wrong; with `values`, compare every value with the log it came from."""
         return verify(self.folder, progress, values=values)
 
-    def compact(self) -> int:
-        """Finish what crashed runs left, and make the catalogue anew from the deliveries. How many deliveries it lists.
+    def compact(self) -> Compacted:
+        """Finish what crashed runs left, bring files of older software up to date, and make the catalogue anew.
 
-        Data files need none of it: they never come to be small, see `linac.index.writer`.
+        Small files need no joining: they never come to be, see `linac.index.writer`.
         """
-        work = Writer(self.folder, "", self.lease)
-        work.recover()
-        with self.lease() as lease:
-            return work.renew_catalogue(lease)
+        return Upkeep(self.folder, self.lease).run()

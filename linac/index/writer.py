@@ -265,15 +265,6 @@ class Writer:
         if merged is not None:
             self._put(lease, name, catalogue.encode(merged), replaces=False)
 
-    def renew_catalogue(self, lease: Lease) -> int:
-        """Make the catalogue anew, year by year. How many deliveries it lists."""
-        count = 0
-        for year in sorted({month[:4] for _, month in partitions(self._folder)}):
-            table = self.year(year)
-            self._put(lease, catalogue.file_name(year), catalogue.encode(table), replaces=False)
-            count += table.num_rows
-        return count
-
     def year(self, year: str) -> Any:
         """The catalogue of a year, from the deliveries."""
         tables = [catalogue.SCHEMA.empty_table()]

@@ -108,3 +108,40 @@ def test_a_linac_that_is_not_in_service_is_said_so(prefect_server: str) -> None:
 
     with pytest.raises(LinacError, match="not in service"):
         trf_index(serial="nobody")
+
+
+class TestBacklog:
+    def test_a_folder_of_zips_and_logs_is_taken_in_on_all_cores_and_again_finds_nothing_new(self, lab: "Lab") -> None:
+        from flows.index_trf import trf_index
+        from tasks import backlog
+
+        put_into_service(lab)
+        attic = lab.root / "attic"
+        for day in (1, 10):
+            write_backup(attic / f"2026 Müller {day}", date(2026, 11, day), serial=lab.serial, per_day=1)
+        with zipfile.ZipFile(write_backup(lab.root / "x", date(2026, 10, 1), serial=lab.serial, per_day=1)) as other:
+            other.extractall(attic / "loose")
+        logs = {path.name for path in attic.rglob("*.trf")}
+        for path in attic.rglob("*.zip"):
+            logs |= {Path(name).name for name in zipfile.ZipFile(path).namelist() if name.lower().endswith(".trf")}
+        batch_bytes, backlog.BATCH_BYTES = backlog.BATCH_BYTES, 1 << 20  # several batches
+        try:
+            state = trf_index(serial=lab.serial, backlog=str(attic), return_state=True)
+            assert state.is_completed(), state.message
+            assert len(deliveries(lab)) == len(logs)
+            again = trf_index(serial=lab.serial, backlog=str(attic), return_state=True)
+        finally:
+            backlog.BATCH_BYTES = batch_bytes
+        assert str(again.message).startswith("0 TRFs indexed")
+        assert len(deliveries(lab)) == len(logs)
+
+    def test_it_wants_to_know_the_linac_and_a_folder_that_is_there(self, lab: "Lab") -> None:
+        from flows.index_trf import trf_index
+
+        put_into_service(lab)
+        with pytest.raises(LinacError, match="belongs to one linac"):
+            trf_index(backlog=str(lab.root))
+        with pytest.raises(LinacError, match="it is not there"):
+            trf_index(serial=lab.serial, backlog=str(lab.root / "nowhere"))
+        with pytest.raises(LinacError, match="holds no zip"):
+            trf_index(serial=lab.serial, backlog=str(lab.records))

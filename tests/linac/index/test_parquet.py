@@ -211,11 +211,20 @@ def test_distinct_counts_tell_each_count(numbers: list[int], kind: Any) -> None:
     assert np.array_equal(found[places] if places is not None else np.repeat(found, len(counts)), counts)
 
 
-def test_counts_that_lie_close_come_without_a_search_for_those_that_occur() -> None:
-    counts = np.arange(-100, 101, 50, dtype=np.int16).repeat(1000)
+@pytest.mark.parametrize(("span", "step", "entries"), [(100, 50, 201), (1500, 1, 3001), (1500, 300, 11)])
+def test_all_numbers_in_between_are_given_where_they_are_few_or_mostly_occur(span: int, step: int, entries: int) -> None:
+    counts = np.arange(-span, span + 1, step, dtype=np.int16).repeat(1000)
     found, places = distinct(counts)
-    assert len(found) == 201
+    assert len(found) == entries
     assert np.array_equal(found[places], counts)
+
+
+def test_differences_of_more_than_15_bits_do_not_overflow() -> None:
+    for kind in (np.int16, np.int32):
+        counts = np.array([-(2**15), 2**15 - 1, -(2**15), 0] * 3000, kind)
+        found, places = distinct(counts)
+        assert list(found) == [-(2**15), 0, 2**15 - 1]
+        assert np.array_equal(found[places], counts)
 
 
 def test_a_struct_is_read_as_it_was_written() -> None:
