@@ -3,6 +3,7 @@
 
     python run.py demo     a pretend linac, recorded and indexed before your eyes
     python run.py test     every check of this project
+    python run.py bench    speed and size on this computer, beside PyMedPhys's
     python run.py serve    Prefect server, worker and flows; Ctrl-C stops them
     python run.py blocks FILE    a site's blocks from a file (see site.example.toml)
 
@@ -22,7 +23,13 @@ PROJECT = Path(__file__).resolve().parent
 VENV = PROJECT / ".venv"
 STAMP = VENV / "linac-flows.installed"
 SUPPORTED = ((3, 11), (3, 13))
-COMMANDS = {"demo": "launch.demo", "serve": "launch.serve", "test": "launch.test", "blocks": "launch.site_file"}
+COMMANDS = {
+    "demo": "launch.demo",
+    "serve": "launch.serve",
+    "test": "launch.test",
+    "blocks": "launch.site_file",
+    "bench": "launch.bench",
+}
 
 
 def main(arguments):

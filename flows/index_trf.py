@@ -19,7 +19,7 @@ from tasks.provision import linacs_in_service, load_linac
 from tasks.reports import BackupResult, artifact_key, report_index
 from tasks.trf import index_backup, list_new_backups
 
-AS_MANY_AS_CORES: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=os.cpu_count() or 1)
+AS_MANY_AS_CORES: Any = ThreadPoolTaskRunner(max_workers=os.cpu_count() or 1)
 
 
 @flow(name="trf-index", description=__doc__, task_runner=AS_MANY_AS_CORES)

@@ -17,7 +17,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 Work = Callable[[], Any]
 
@@ -35,67 +35,92 @@ def timed(work: Work, seconds: float) -> dict[str, float]:
     }
 
 
-# What can be timed, by name: from the files' paths, what to do with all of them once.
+# What can be timed, by name: from the files' paths, what to do with all of them, one after the other, once. Each result is let go
+# before the next file is read, as whoever goes through a folder does.
+
+
+def each(files: list[str], read: Callable[[str], Any]) -> Work:
+    def work() -> None:
+        for path in files:
+            read(path)
+
+    return work
 
 
 def _linac_table(files: list[str]) -> Work:
     trf: Any = importlib.import_module("linac.trf")
-    return lambda: [trf.read(path).table for path in files]
+    return each(files, lambda path: trf.read(path).table)
 
 
 def _linac_frame(files: list[str]) -> Work:
     trf: Any = importlib.import_module("linac.trf")
-    return lambda: [trf.read(path).to_pandas() for path in files]
+    return each(files, lambda path: trf.read(path).to_pandas())
 
 
 def _linac_metrics(files: list[str]) -> Work:
     trf: Any = importlib.import_module("linac.trf")
     metrics: Any = importlib.import_module("linac.trf.metrics")
-    return lambda: [metrics.summarise(trf.read(path)) for path in files]
+    return each(files, lambda path: metrics.summarise(trf.read(path)))
 
 
 def _pymedphys_frame(files: list[str]) -> Work:
     pymedphys: Any = importlib.import_module("pymedphys.trf")
-    return lambda: [pymedphys.read(path) for path in files]
+    return each(files, lambda path: pymedphys.read(path))
 
 
-def _shapes(files: list[str]) -> list[tuple[str, int, int, int, int, int]]:
-    """What the floors must know of each log: path, where its counts begin, rows, bytes of a row, item parts, bytes of a count."""
+class Shape(NamedTuple):
+    """What the floors must know of a log before they read it."""
+
+    counts_at: int
+    rows: int
+    row_bytes: int
+    item_parts: int
+    count_bytes: int
+
+
+def shapes(files: list[str]) -> dict[str, Shape]:
     trf: Any = importlib.import_module("linac.trf")
-    shapes = []
+    found = {}
     for path in files:
         log = trf.read(path)
+        rows, parts = log.counts.shape
         size = log.counts.dtype.itemsize
-        stamp = log.header.row_bytes - size * log.counts.shape[1]
-        shapes.append((path, log.header.size + stamp, log.rows, log.header.row_bytes, log.counts.shape[1], size))
-    return shapes
+        found[path] = Shape(log.header.size + log.header.row_bytes - size * parts, rows, log.header.row_bytes, parts, size)
+    return found
+
+
+def counts_of(path: str, shape: Shape) -> Any:
+    """Read the file; its matrix of rows x item parts, in place."""
+    np: Any = importlib.import_module("numpy")
+    data = Path(path).read_bytes()
+    kind = f"<i{shape.count_bytes}"
+    return np.ndarray((shape.rows, shape.item_parts), kind, data, shape.counts_at, (shape.row_bytes, shape.count_bytes))
+
+
+def turned(path: str, shape: Shape) -> Any:
+    """The floor: the matrix turned, so that columns stand together."""
+    np: Any = importlib.import_module("numpy")
+    return np.ascontiguousarray(counts_of(path, shape).T)
+
+
+def turned_to_float(path: str, shape: Shape) -> Any:
+    """The same, but into float32 in physical units, as the table has them: twice the bytes, and a division each."""
+    np: Any = importlib.import_module("numpy")
+    counts = counts_of(path, shape)
+    columns = np.empty((shape.item_parts, shape.rows), np.float32)
+    for first in range(0, shape.rows, 256):
+        columns[:, first : first + 256] = (counts[first : first + 256] / np.float32(10)).T
+    return columns
 
 
 def _floor(files: list[str]) -> Work:
-    """Read the file, turn the matrix of counts: rows become columns."""
-    np: Any = importlib.import_module("numpy")
-    shapes = _shapes(files)
-
-    def turn(path: str, at: int, rows: int, row_bytes: int, parts: int, size: int) -> Any:
-        counts = np.ndarray((rows, parts), f"<i{size}", Path(path).read_bytes(), at, (row_bytes, size))
-        return np.ascontiguousarray(counts.T)
-
-    return lambda: [turn(*shape) for shape in shapes]
+    known = shapes(files)
+    return each(files, lambda path: turned(path, known[path]))
 
 
 def _float_floor(files: list[str]) -> Work:
-    """The same, but into float32 in physical units, as the table has them: twice the bytes, and a division each."""
-    np: Any = importlib.import_module("numpy")
-    shapes = _shapes(files)
-
-    def turn(path: str, at: int, rows: int, row_bytes: int, parts: int, size: int) -> Any:
-        counts = np.ndarray((rows, parts), f"<i{size}", Path(path).read_bytes(), at, (row_bytes, size))
-        columns = np.empty((parts, rows), np.float32)
-        for first in range(0, rows, 256):
-            columns[:, first : first + 256] = (counts[first : first + 256] / np.float32(10)).T
-        return columns
-
-    return lambda: [turn(*shape) for shape in shapes]
+    known = shapes(files)
+    return each(files, lambda path: turned_to_float(path, known[path]))
 
 
 TIMED: dict[str, Callable[[list[str]], Work]] = {
@@ -138,9 +163,8 @@ def measure_memory(what: str, file: str, warm_up: str) -> dict[str, int | None]:
     work = TIMED[what]([file])
     gc.collect()
     before = _forget_peak()
-    kept = work()
+    work()
     peak = _peak()
-    del kept
     return {"bytes": None if before is None or peak is None else peak - before}
 
 

@@ -24,6 +24,7 @@ from linac.capture.lock import FileLock
 from linac.capture.spool import Spool
 from linac.errors import LinacError
 from tasks.live import News, Rate, today_of
+from tasks.queryable import Queryable
 from tasks.reports import artifact_key, table
 
 ROUND_SECONDS = 1.0
@@ -37,6 +38,8 @@ HAND_OVER_SECONDS = 45.0
 """A new run waits so long for an old one of the same linac that is just ending, then leaves the work to it."""
 
 STOP_SECONDS = 10.0
+PARQUET_SECONDS = 8.0
+"""Stopping, archiving and this are to end before Prefect kills a cancelled run, after 30 s."""
 
 
 @contextlib.contextmanager
@@ -92,10 +95,12 @@ class _Follower:
         self.archiver: Archiver | None = None
         self.news = News(linac.serial)
         self.rate = Rate()
+        self.queryable = Queryable(linac, self.log)
         self.archived: list[Archived] = []
 
     def until(self, run_id: UUID) -> StateType:
         """Work in rounds; returns the state that ended the run from outside."""
+        self.queryable.start()
         next_state = next_artifact = 0.0
         while True:
             self.round()
@@ -136,6 +141,7 @@ class _Follower:
             self.archiver = Archiver(self.linac.site.spool, self.linac.serial, self.linac.address, folder)
         for item in self.archiver.run_once():
             self.archived.append(item)
+            self.queryable.put(item)
             self.news.tell("archived", stamp=item.stamp, outcome=item.outcome, messages=item.messages, mu=item.mu, gaps=item.gaps)
             if item.reason:
                 self.log.warning("The session of %s was set aside: %s", item.stamp, item.reason)
@@ -195,6 +201,7 @@ class _Follower:
             self.archive()
         except LinacError as error:
             self.log.error("%s", error)
+        self.queryable.finish(PARQUET_SECONDS)
         self.show()
 
 

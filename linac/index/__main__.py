@@ -4,7 +4,7 @@
     python -m linac.index retry ROOT --machine SERIAL            try the logs in quarantine again
     python -m linac.index find ROOT [--field F] [--day D] [--hash H] [--machine SERIAL] [--csv]
     python -m linac.index verify ROOT [--values] [--json]        read everything again and tell what is wrong
-    python -m linac.index compact ROOT                           finish interrupted runs, bring old files up to date
+    python -m linac.index compact ROOT [--smaller]               finish interrupted runs, bring old files up to date
     python -m linac.index columns                                the columns of the files, as docs/data-dictionary.md has them
     python -m linac.index measure FOLDER --samples TRF_FOLDER    how fast it is on this machine and that disk or share
 
@@ -79,7 +79,10 @@ def _parser() -> argparse.ArgumentParser:
     check = command("verify", _verify, "read everything again and tell what is wrong")
     check.add_argument("--values", action="store_true", help="compare every value with the log it came from, too")
     check.add_argument("--json", action="store_true", help="print the report as JSON")
-    command("compact", _compact, "finish interrupted runs, bring files of older software up to date, make the catalogue anew")
+    compact = command(
+        "compact", _compact, "finish interrupted runs, bring files of older software up to date, make the catalogue anew"
+    )
+    compact.add_argument("--smaller", action="store_true", help="also compress the samples of months that are over harder")
     text = "print the columns of the files, as docs/data-dictionary.md has them"
     commands.add_parser("columns", help=text, description=text).set_defaults(action=None)
     timing = command("measure", _measure, "measure how fast it is on this machine; ROOT is where it may write, and cleans up")
@@ -253,9 +256,11 @@ def _verify(index: Index, options: argparse.Namespace) -> int:
     return 0 if report.ok else 1
 
 
-def _compact(index: Index, _: argparse.Namespace) -> int:
-    done = index.compact()
+def _compact(index: Index, options: argparse.Namespace) -> int:
+    done = index.compact(smaller=options.smaller)
     print(f"{done.recovered} deliveries of interrupted runs brought to their end, {len(done.renewed)} files brought up to date.")
+    if options.smaller:
+        print(f"{len(done.smaller)} files of months that are over made smaller by {done.saved_bytes / 1e6:.1f} MB.")
     print(f"The catalogue lists {done.deliveries} deliveries.")
     return 0
 

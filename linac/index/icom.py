@@ -48,15 +48,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from linac.errors import DamagedError, SetupError, StorageError
-from linac.icom import split
-from linac.icom.show import MAX_BYTES
-from linac.index import icom_rows
-from linac.index.icom_rows import Arrival, unpack
-from linac.index.icom_schema import PATIENTS, PENDING, SHORT_HASH, check_version, file_name, read_stamp
+from linac.index import icom_read, icom_rows
+from linac.index.icom_read import Session
+from linac.index.icom_rows import Arrival
+from linac.index.icom_schema import (
+    DELIVERIES_SCHEMA,
+    PATIENTS,
+    PENDING,
+    SAMPLES_SCHEMA,
+    SHORT_HASH,
+    check_version,
+    file_name,
+    read_stamp,
+)
 from linac.transport import Folder
-
-LOOK_BYTES = 1 << 18
-"""So much of a session is unpacked to see whose linac it is: some 30 messages. If none of them says it, all of it."""
 
 SET_ASIDE = "unknown_error_in_record"
 """Folder of sessions that could not be understood when they were archived: no delivery can be made of them."""
@@ -68,6 +73,9 @@ ARRIVAL = ("session_arrived_first_utc", "session_arrived_last_utc", "session_gap
 """Columns that the archive does not tell."""
 
 ZSTD_LEVEL = 3
+
+GROUP_ROWS = 1 << 13
+"""Rows of a row group: half an hour."""
 
 
 @dataclass
@@ -101,7 +109,7 @@ def add_session(
         raise ValueError("arrived needs aware datetimes, such as datetime.now(UTC)")
     sha256 = _hash(data)
     target = file_name("deliveries", serial, stamp, sha256)
-    session = icom_rows.read(data, f"Linac {serial}: the archived session of {stamp} (SHA-256 {sha256[:16]})")
+    session = icom_read.read(data, f"Linac {serial}: the archived session of {stamp} (SHA-256 {sha256[:16]})")
     samples_file = file_name("samples", serial, stamp, sha256)
     old = _known(records, target)
     first, last = arrived or (old.first, old.last)
@@ -113,8 +121,8 @@ def add_session(
         samples_file=samples_file,
         arrival=Arrival(first, last, max(gaps, old.gaps)),
     )
-    _put(records, samples_file, _encode(icom_rows.samples(session)))
-    _put(records, target, _encode(table))
+    _put(records, samples_file, _encode_samples(session))
+    _put(records, target, _encode_deliveries(table))
     return len(session.beams)
 
 
@@ -232,8 +240,8 @@ def _hash(data: bytes) -> str:
 def _is_of(data: bytes, machine_ids: set[str]) -> bool:
     """Whether a session's messages name one of these machines. One that cannot be read may well be of it."""
     try:
-        for limit in (LOOK_BYTES, MAX_BYTES):
-            said = {found for message in split(unpack(data, "", limit)) if (found := message.text("Machine ID"))}
+        for messages in icom_read.messages(data, "the session"):
+            said = {found for message in messages if (found := message.text("Machine ID"))}
             if said:
                 return bool(said & machine_ids)
     except DamagedError:
@@ -268,9 +276,28 @@ def _known(records: Folder, target: str) -> Arrival:
     return Arrival(first, last, gaps or 0)
 
 
-def _encode(table: Any) -> bytes:
+def _encode_samples(session: Session) -> bytes:
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", compression_level=ZSTD_LEVEL, row_group_size=max(1, table.num_rows))
+    with pq.ParquetWriter(sink, SAMPLES_SCHEMA, compression="zstd", compression_level=ZSTD_LEVEL) as file:
+        for start in range(0, len(session.said), GROUP_ROWS):
+            file.write_table(icom_rows.samples(session, slice(start, start + GROUP_ROWS)), row_group_size=GROUP_ROWS)
+    return sink.getvalue()
+
+
+def _encode_deliveries(table: Any) -> bytes:
+    """Of few rows and many columns: statistics of all of them and Arrow's own schema would be most of the file."""
+    sink = io.BytesIO()
+    with pq.ParquetWriter(
+        sink,
+        table.schema,
+        compression="zstd",
+        compression_level=ZSTD_LEVEL,
+        use_dictionary=False,
+        write_statistics=["start_local", "start_utc"],
+        store_schema=False,
+    ) as file:
+        file.write_table(table)
+        file.add_key_value_metadata(DELIVERIES_SCHEMA.metadata)
     return sink.getvalue()
 
 

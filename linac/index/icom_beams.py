@@ -6,8 +6,8 @@ the linac's state is not known. So, for the messages of a session in order, a ne
 - with the first message of another patient (recordings of PyMedPhys may hold two), once a field is loaded or MU grow;
 - with the first message of another Field ID; with the fall of the MU (below) if the beam before never said its own;
 - where Delivery MU fell, once it grows again: the fall begins the beam. A fall that no growth follows is the machine's reset
-  after a beam, and belongs to it. Not so if in between the same Field ID is said and Segment is greater than when MU last grew: then
-  the linac would seem to count MU by segment, and the beam goes on.
+  after a beam, and belongs to it. Not so if in between the same Field ID is said and Segment is greater than when MU last grew:
+  then the linac would seem to count MU by segment, and the beam goes on.
 
 Messages before the first Field ID belong to no beam: the patient is being loaded. Where no Field ID comes before MU grow, nothing
 tells them apart, and they are the first beam's. A message that does not say its field is the current beam's.
@@ -19,9 +19,10 @@ and the next began under the same Field ID (or none), both count as one if the M
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from math import fsum
+from typing import NamedTuple
 
-from linac.icom import Message
 from linac.icom.message import Reading
 
 JITTER_MU = 0.1
@@ -32,6 +33,13 @@ STILL_SECONDS = 2.0
 
 Said = Mapping[str, Reading]
 """What a message says: the values of `linac.icom.VALUES` by name."""
+
+
+class Mark(NamedTuple):
+    """What a message's header says: the linac's local time, whole seconds, and the counter."""
+
+    timestamp: datetime
+    counter: int
 
 
 def number(said: Said, name: str) -> float | None:
@@ -145,8 +153,8 @@ class Beam:
         return self.grew or self.messages
 
 
-def beams(messages: Sequence[Message], said: Sequence[Said]) -> list[Beam]:
-    """The beams of a session, in order. `said`: what each message says."""
+def beams(marks: Sequence[Mark], said: Sequence[Said]) -> list[Beam]:
+    """The beams of a session, in order. `marks` and `said`: what the header and the items of each message say."""
     numbers, steps = beam_numbers(said), mu_steps(said)
     by_beam: dict[int, list[int]] = {}
     for index, beam in enumerate(numbers):
@@ -155,9 +163,9 @@ def beams(messages: Sequence[Message], said: Sequence[Said]) -> list[Beam]:
     found = []
     for beam, indices in by_beam.items():
         grew = tuple(index for index in indices if steps[index] > 0)
-        pauses = _pauses(messages, said, indices, steps)
-        missing = [count for index in indices if index and (count := _missing(messages[index - 1], messages[index]))]
-        silences = [_seconds(messages[index - 1], messages[index]) for index in indices if index]
+        pauses = _pauses(marks, said, indices, steps)
+        missing = [count for index in indices if index and (count := _missing(marks[index - 1], marks[index]))]
+        silences = [_seconds(marks[index - 1], marks[index]) for index in indices if index]
         found.append(
             Beam(
                 number=beam,
@@ -175,18 +183,18 @@ def beams(messages: Sequence[Message], said: Sequence[Said]) -> list[Beam]:
     return found
 
 
-def _seconds(before: Message, after: Message) -> float:
+def _seconds(before: Mark, after: Mark) -> float:
     return (after.timestamp - before.timestamp).total_seconds()
 
 
-def _missing(before: Message, after: Message) -> int:
+def _missing(before: Mark, after: Mark) -> int:
     """Messages missing between two by the counter. None are where it repeats, or an old message came late."""
     if after.counter == before.counter or after.timestamp < before.timestamp:
         return 0
     return (after.counter - before.counter - 1) % 256
 
 
-def _pauses(messages: Sequence[Message], said: Sequence[Said], indices: Sequence[int], steps: Sequence[float]) -> list[float]:
+def _pauses(marks: Sequence[Mark], said: Sequence[Said], indices: Sequence[int], steps: Sequence[float]) -> list[float]:
     """Seconds of each stand of the MU within the beam that counts as an interruption.
 
     Only what messages show to stand counts: over a gap nobody knows. A stand after which another segment goes on is none: leaves
@@ -196,7 +204,7 @@ def _pauses(messages: Sequence[Message], said: Sequence[Said], indices: Sequence
     for index in indices:
         if steps[index] > 0:
             if grew_at is not None and stood_until is not None:
-                seconds = _seconds(messages[grew_at], messages[stood_until])
+                seconds = _seconds(marks[grew_at], marks[stood_until])
                 segments = number(said[grew_at], "Segment"), number(said[index], "Segment")
                 if seconds >= STILL_SECONDS and (None in segments or segments[0] == segments[1]):
                     pauses.append(seconds)

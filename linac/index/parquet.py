@@ -15,7 +15,7 @@ import functools
 import io
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -300,8 +300,8 @@ class Chunk(NamedTuple):
 
 
 @functools.cache
-def _codec() -> Any:
-    return pa.Codec("zstd", compression_level=ZSTD_LEVEL)
+def _codec(level: int) -> Any:
+    return pa.Codec("zstd", compression_level=level)
 
 
 def _i32s(*numbers: int) -> bytes:
@@ -309,9 +309,9 @@ def _i32s(*numbers: int) -> bytes:
     return b"".join(b"\x15" + _zigzag(number) for number in numbers)
 
 
-def _page(kind: int, data: bytes, codec: int, specific: bytes) -> tuple[bytes, int]:
+def _page(kind: int, data: bytes, codec: int, specific: bytes, level: int) -> tuple[bytes, int]:
     """A page, and how large it is uncompressed, its header included. `specific` is the end of its header."""
-    packed = _codec().compress(data, asbytes=True) if codec == ZSTD else data
+    packed = _codec(level).compress(data, asbytes=True) if codec == ZSTD else data
     crc = zlib.crc32(packed)
     head = _i32s(kind, len(data), len(packed), crc - (1 << 32) if crc >> 31 else crc) + specific
     return head + packed, len(head) + len(data)
@@ -341,12 +341,12 @@ def _pages(leaf: Leaf, rows: int, values: Values, encoding: int) -> list[tuple[i
     return pages
 
 
-def write_chunk(out: bytearray, leaf: Leaf, rows: int, values: Values) -> Chunk:
-    """Append one column of one delivery to the body `out`."""
+def write_chunk(out: bytearray, leaf: Leaf, rows: int, values: Values, level: int = ZSTD_LEVEL) -> Chunk:
+    """Append one column of one delivery to the body `out`, compressed as zstd's `level` does it."""
     if values.indices is None and values.whole is None and values.floats is None and values.present is None:
         body, chunk = _constant(leaf, rows, values.width, values.dictionary, values.entries)
     else:
-        body, chunk = _chunk(leaf, rows, values)
+        body, chunk = _chunk(leaf, rows, values, level)
     chunk = chunk.moved(len(out))
     out += body
     return chunk._replace(statistics=_statistics(values)) if values.bounds is not None else chunk
@@ -358,7 +358,7 @@ def _constant(leaf: Leaf, rows: int, width: int, dictionary: bytes, entries: int
     return _chunk(leaf, rows, Values(width=width, dictionary=dictionary, entries=entries))
 
 
-def _chunk(leaf: Leaf, rows: int, values: Values) -> tuple[bytes, Chunk]:
+def _chunk(leaf: Leaf, rows: int, values: Values, level: int = ZSTD_LEVEL) -> tuple[bytes, Chunk]:
     """The pages of a column, and what the footer says of them if they stood at 0."""
     encoding = RLE_DICTIONARY if values.entries else PLAIN
     if values.whole is not None:
@@ -367,7 +367,7 @@ def _chunk(leaf: Leaf, rows: int, values: Values) -> tuple[bytes, Chunk]:
         encoding = BYTE_STREAM_SPLIT
     pages = _pages(leaf, rows, values, encoding)
     codec = ZSTD if sum(len(data) for _, data, _ in pages) >= SMALL_CHUNK else UNCOMPRESSED
-    written = [_page(kind, data, codec, specific) for kind, data, specific in pages]
+    written = [_page(kind, data, codec, specific, level) for kind, data, specific in pages]
     body = b"".join(page for page, _ in written)
     return body, Chunk(
         leaf,
@@ -456,11 +456,16 @@ class Layout:
         )
         self._footer, _ = read_struct(empty[len(empty) - 8 - struct.unpack_from("<I", empty, len(empty) - 8)[0] :])
 
-    def file(self, body: bytes | bytearray, groups: Sequence[Group], base: int = len(MAGIC)) -> bytes:
-        """A whole file. Offsets are right if `body` stands at `base` in it."""
+    def file(
+        self, body: bytes | bytearray, groups: Sequence[Group], base: int = len(MAGIC), notes: Mapping[bytes, bytes] | None = None
+    ) -> bytes:
+        """A whole file. Offsets are right if `body` stands at `base` in it. `notes` go to the file's metadata."""
+        kind, known = self._footer[5][1]
+        more: list[Struct] = [{1: (_BINARY, key), 2: (_BINARY, value)} for key, value in (notes or {}).items()]
         footer = write_struct(
             {
                 **self._footer,
+                5: (_LIST, (kind, [*known, *more])),
                 3: (_I64, sum(group.rows for group in groups)),
                 4: (_LIST, (_RAW, [_group(group, base) for group in groups])),
             }

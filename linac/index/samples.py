@@ -18,12 +18,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from linac.errors import DamagedError
-from linac.index.parquet import NULL, Group, Layout, Values, distinct, join, write_chunk
+from linac.index.parquet import NULL, ZSTD_LEVEL, Group, Layout, Values, distinct, join, write_chunk
 from linac.index.schema import AXES, BANKS, SAMPLES_SCHEMA, check, upgrade
 from linac.trf.item_parts import NO_VALUE, ItemPart, Part, columns, label
 from linac.trf.reader import Trf
 
 _TIMES = (datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC))
+LEVEL_KEY = b"linac.index.level"
+"""In the metadata of files that were made smaller: the level of zstd. Such a file is not continued."""
+
 MIN_MS, MAX_MS = (int((time - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()) * 1000 for time in _TIMES)
 """What a timestamp may be, in ms: other readers fail on years that no calendar has."""
 
@@ -142,7 +145,8 @@ def _others(trf: Trf, indices: tuple[int, ...]) -> Iterator[Values]:
 class Encoded:
     """Deliveries encoded one after the other: a samples file in the making, or more row groups for one."""
 
-    def __init__(self) -> None:
+    def __init__(self, level: int = ZSTD_LEVEL) -> None:
+        self._level = level
         self.hashes: list[str] = []
         self.rows = 0
         self._body = bytearray()
@@ -158,7 +162,8 @@ class Encoded:
             raise ValueError("a log without rows has no row group")
         body = bytearray()
         chunks = [
-            write_chunk(body, leaf, trf.rows, values) for leaf, values in zip(layout().leaves, _columns(trf, sha256), strict=True)
+            write_chunk(body, leaf, trf.rows, values, self._level)
+            for leaf, values in zip(layout().leaves, _columns(trf, sha256), strict=True)
         ]
         base = len(self._body)
         self._groups.append(Group(trf.rows, [chunk.moved(base) for chunk in chunks]))
@@ -169,7 +174,8 @@ class Encoded:
 
     def file(self) -> bytes:
         """A whole samples file."""
-        return layout().file(self._body, self._groups)
+        notes = {LEVEL_KEY: str(self._level).encode()} if self._level != ZSTD_LEVEL else None
+        return layout().file(self._body, self._groups, notes=notes)
 
     def continuing(self, old: bytes) -> bytes | None:
         """The samples file `old` with these deliveries behind its own. None where its schema is another."""

@@ -89,9 +89,10 @@ class Index(Reader):
         """Read everything again and tell what is wrong; with `values`, compare every value with the log it came from."""
         return verify(self.folder, progress, values=values)
 
-    def compact(self) -> Compacted:
+    def compact(self, *, smaller: bool = False) -> Compacted:
         """Finish what crashed runs left, bring files of older software up to date, and make the catalogue anew.
 
-        Small files need no joining: they never come to be, see `linac.index.writer`.
+        With `smaller`, the samples of months that are over are compressed harder as well. Small files need no joining: they
+        never come to be, see `linac.index.writer`.
         """
-        return Upkeep(self.folder, self.lease).run()
+        return Upkeep(self.folder, self.lease).run(smaller=smaller)

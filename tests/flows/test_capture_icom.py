@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+import pandas as pd
 import pytest
 
 from linac.simulator import make_beams
@@ -102,6 +103,11 @@ def test_recording_cancelled_and_run_again_loses_nothing_and_closes_in_order(lab
     report = lab.report(f"icom-capture-{lab.serial.lower()}")
     assert "TEST-0001" not in report
     assert "Simulated" not in report
+
+    wait("in the Parquet files", lambda: (lab.records / "iCom" / "deliveries").exists())
+    beams = pd.read_parquet(lab.records / "iCom" / "deliveries")
+    assert beams["delivered_mu"].tolist() == [30.0]
+    assert beams["session_gaps"].tolist() == [0]
 
     cancel(run)
     wait("listener ended", lambda: not control.is_running(lab.spool, lab.serial), 10)

@@ -99,11 +99,11 @@ def test_more_logs_take_longer(worker: bench.Worker, log: Path) -> None:
 
 def test_the_floors_turn_the_whole_matrix(log: Path) -> None:
     counts = read(log).counts
-    (turned,) = bench_worker._floor([str(log)])()
+    (shape,) = bench_worker.shapes([str(log)]).values()
+    turned = bench_worker.turned(str(log), shape)
     assert (turned == counts.T).all()
     assert turned.flags.c_contiguous
-    (turned,) = bench_worker._float_floor([str(log)])()
-    assert abs(turned - counts.T / 10).max() < 0.01
+    assert abs(bench_worker.turned_to_float(str(log), shape) - counts.T / 10).max() < 0.01
 
 
 def test_what_fails_in_a_worker_is_told(worker: bench.Worker) -> None:

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from linac.errors import DamagedError, LinacError, SetupError, StorageError
 from linac.icom import split
 from linac.icom.delivery import iec_leaves_mm
-from linac.index import icom_rows, icom_schema
+from linac.index import icom_read, icom_rows, icom_schema
 from linac.index.icom import add_session, missing, rebuild, repair
 from linac.index.icom_beams import beam_numbers, mu_steps
 from linac.simulator import PATIENTS, Beam, Session, make_beams
@@ -225,6 +225,7 @@ CUTS: dict[str, tuple[list[dict[str, Any]], list[int | None]]] = {
     "a field that is not always said": (mu(0, Field_ID="A") + mu(2, 3, Field_ID=None) + mu(4, Field_ID="A"), [1] * 4),
     "the same field twice": (mu(0, 2, 0, 3, Field_ID="A", Segment=1), [1, 1, 2, 2]),
     "MU by segment": (mu(0, 2, Field_ID="A", Segment=1) + mu(0, 3, Field_ID="A", Segment=2), [1] * 4),
+    "MU by segment, field not said again": (mu(0, 2, Field_ID="A", Segment=1) + mu(0, 3, Field_ID=None, Segment=2), [1, 1, 2, 2]),
     "MU by segment, field not known": (mu(0, 2, Segment=1) + mu(0, 3, Segment=2), [1, 1, 2, 2]),
     "a display that flickers": (mu(0, 2, 1.95, 2, 3), [1] * 5),
     "MU that are not said are no reset": (mu(0, 2, None, 3), [1] * 4),
@@ -570,7 +571,7 @@ def test_no_other_error_than_ours_comes_out_of_any_bytes(noise: bytes, at: int) 
     content = GOOD[:at] + noise + GOOD[at + len(noise) :]
     for data in (noise, lzma.compress(content, preset=0)):
         try:
-            session = icom_rows.read(data, "it")
+            session = icom_read.read(data, "it")
             icom_rows.samples(session).validate(full=True)
             arrival = icom_rows.Arrival()
             icom_rows.deliveries(session, linac="1", stamp=STAMP, archive_file="", samples_file="", arrival=arrival)

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
@@ -73,3 +74,48 @@ def test_a_file_of_newer_software_is_left_alone(old: Index) -> None:
     with pytest.raises(SetupError, match="newer version"):
         old.compact()
     assert old.folder.read(FILE) == sink.getvalue()
+
+
+def test_the_samples_of_months_that_are_over_are_made_smaller(
+    index: Index, samples: Path, make_log: Callable[..., bytes]
+) -> None:
+    index.add("2694", [Log(path.name, path.read_bytes()) for path in sorted(samples.glob("*.trf"))])
+    index.add("2694", [Log("now.trf", make_log(1, start=datetime.now(UTC)))])
+    before = {path: path.stat().st_size for path in Path(index.folder.location).rglob("samples-*.parquet")}
+    frames = {sha256: index.samples(sha256) for sha256 in index.deliveries()["sha256"]}
+    assert index.compact().smaller == []
+    done = index.compact(smaller=True)
+    after = {path: path.stat().st_size for path in before}
+    assert sorted(done.smaller) == sorted(
+        path.relative_to(index.folder.location).as_posix() for path in list(before) if "/month=201" in path.as_posix()
+    )
+    assert sum(before.values()) - sum(after.values()) == done.saved_bytes
+    assert done.saved_bytes > 0.1 * sum(before.values())
+    assert index.verify(values=True).problems == []
+    for sha256, frame in frames.items():
+        pd.testing.assert_frame_equal(index.samples(sha256), frame)
+    assert index.compact(smaller=True).smaller == []
+
+
+def test_a_file_that_was_made_smaller_is_not_continued(index: Index, make_log: Callable[..., bytes]) -> None:
+    index.add("4299", [Log("1.trf", make_log(1, start=datetime(2020, 5, 5, tzinfo=UTC)))])
+    (name,) = index.compact(smaller=True).smaller
+    data = index.folder.read(name)
+    for number in (2, 3):
+        index.add("4299", [Log(f"{number}.trf", make_log(number, start=datetime(2020, 5, 6, tzinfo=UTC)))])
+    assert index.folder.read(name) == data
+    assert len(index.folder.list("TRF/samples/machine=4299/month=2020-05/*.parquet")) == 2
+    assert index.verify(values=True).problems == []
+
+
+@pytest.mark.parametrize("harm", ["gone", "changed"])
+def test_samples_whose_raw_logs_are_not_as_they_were_are_left_alone(
+    index: Index, make_log: Callable[..., bytes], harm: str
+) -> None:
+    index.add("4299", [Log(f"{n}.trf", make_log(n, start=datetime(2020, 5, 5, n, tzinfo=UTC))) for n in range(2)])
+    raw = "TRF/raw/4299/2020/05/1.trf"
+    if harm == "gone":
+        index.folder.remove(raw)
+    else:
+        index.folder.write(raw, make_log(7))
+    assert index.compact(smaller=True).smaller == []

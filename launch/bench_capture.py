@@ -1,0 +1,351 @@
+"""Recording a linac's iCom stream: `python -m linac.icom listen` beside `pymedphys icom listen`, with the same simulated linac.
+
+Where seconds of a core, memory or latency are measured, the sides run one after the other. Trials that only wait (shares that
+hang, faults) run side by side, each with a linac and folders of its own.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+
+from launch.bench import Limit, Row, Setting
+from launch.bench_capture_faults import FAULTS, Outcome, Trial, run_trials
+from launch.bench_capture_sides import InThread, MeasuredLinac, Ours, Peer, Side, all_archived, loopback_linac, wait_until
+from launch.bench_capture_watch import watch_for
+from launch.bench_process import CAN_TELL, cpu_seconds, memory_bytes
+from linac.simulator import AS_FAST_AS_POSSIBLE, Beam, Session
+
+TITLE = "Recording the iCom stream"
+
+SECONDS_PER_1000 = Limit(0.05)
+LATENCY_MS = Limit(5)
+BLOCKED_MS = Limit(50)
+NO_LOSS = Limit(0)
+
+SMALL_BUFFER = 4096
+"""SO_SNDBUF of the simulated linac, bytes: less than a message, so that a listener that does not read holds it up at once."""
+
+MARGIN_SECONDS = 1.0
+
+Kind = Callable[..., Side]
+"""Makes a listener: `work`, `address` and perhaps `share`, see `Side`."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How long each part takes, seconds; `session_seconds` of a linac's time."""
+
+    latency_seconds: float = 20.0
+    session_seconds: float = 1800.0
+    archive_bound: float = 90.0
+    hang_seconds: float = 20.0
+    fault_bound: float = 20.0
+    at_once: int = 7
+    faults: tuple[str, ...] = tuple(FAULTS)
+
+
+QUICK = Sizes(4.0, 60.0, 15.0, 4.0, 6.0, 4, ("none", "end of the connection (FIN)", "10-character ID"))
+
+
+@dataclass
+class Part:
+    """What one process used for `messages` messages: seconds of a core, and bytes it grew by."""
+
+    messages: int
+    seconds: float
+    grown: int
+
+    @property
+    def seconds_per_1000(self) -> float:
+        return 1000 * self.seconds / self.messages
+
+    @property
+    def mb_per_1000(self) -> float:
+        return self.grown / 1e6 * 1000 / self.messages
+
+
+@dataclass
+class Found:
+    """What one side reached."""
+
+    used: dict[str, Part] = field(default_factory=dict)
+    memory: dict[str, int] = field(default_factory=dict)
+    latency_ms: list[float] = field(default_factory=list)
+    blocked: float = 0.0
+    still_blocked: bool = False
+    archived_after: float | None = None
+    archiving_seconds: float | None = None
+
+    def total(self, what: str) -> float | None:
+        """Of all its processes together."""
+        return sum(getattr(part, what) for part in self.used.values()) if self.used else None
+
+    def of(self, process: str, what: str) -> float | None:
+        return getattr(self.used[process], what) if process in self.used else None
+
+
+def measure(setting: Setting, sizes: Sizes | None = None) -> Iterator[Row]:
+    """All figures, with PyMedPhys's where there is one."""
+    sizes = sizes or (QUICK if setting.quick else Sizes())
+    if not CAN_TELL:
+        setting.note("This system does not tell what other processes use: no seconds of a core, no memory.")
+    kinds: list[tuple[str, Kind]] = [("ours", Ours)]
+    if setting.peer is not None:
+        kinds.append(("peer", partial(Peer, python=setting.peer)))
+    yield from _at_pace({name: pace_trial(setting, sizes, name, kind) for name, kind in kinds}, setting)
+    yield from _flooded({name: flood_trial(setting, sizes, name, kind) for name, kind in kinds}, setting, sizes)
+    yield from _shares(setting, sizes, kinds)
+    yield from _faults(setting, sizes, kinds)
+
+
+def make_session(seconds: float, patient: tuple[str, str] = ("TEST-0001", "Simulated^Patient")) -> Session:
+    """A session of about so long, four beams, radiation nearly all the time."""
+    each = max(seconds / 4 - 10, 3.0)
+    angles = (0.0, 24.0, 0.0, 24.0, 0.0)
+    beams = [
+        Beam(f"1-{number + 1}", "Prostate", round(each * 40 / 60, 1), angles[number], angles[number + 1], dose_rate=40.0)
+        for number in range(4)
+    ]
+    return Session(*patient, beams)
+
+
+# At the linac's own pace.
+
+
+def pace_trial(setting: Setting, sizes: Sizes, name: str, kind: Kind) -> Found:
+    """A session at 4 messages a second: what it costs, and how long each message takes to the disk."""
+    setting.say(f"{name}: {sizes.latency_seconds:.0f} s at 4 messages a second")
+    found = Found()
+    with loopback_linac() as linac, kind(setting.work / f"pace-{name}", linac.address) as side:
+        watch = watch_for(side)
+        linac.on_send = lambda moment, data: watch.sent.append((moment, data))
+        side.start()
+        _connected(linac, side)
+        session = linac.start_session(make_session(sizes.latency_seconds * 2))
+        wait_until(session.started.is_set, 5, "no session began")
+        pids = side.pids()
+        before, first = _cpu(pids), len(watch.sent)
+        until = time.monotonic() + sizes.latency_seconds
+        while time.monotonic() < until:
+            watch.look()
+            time.sleep(0.0002)
+        after, last = _cpu(pids), len(watch.sent)
+        found.used = {what: Part(last - first, after[what] - before[what], 0) for what in after}
+        found.latency_ms = watch.latencies_ms(first)
+    return found
+
+
+def _at_pace(found: dict[str, Found], setting: Setting) -> Iterator[Row]:
+    ours, peer = found["ours"], found.get("peer")
+    n = len(ours.latency_ms)
+    yield Row(
+        "message sent to message on disk, 4 a second, median",
+        statistics.median(ours.latency_ms),
+        "ms",
+        statistics.median(peer.latency_ms) if peer and peer.latency_ms else None,
+        n=n,
+        limit=LATENCY_MS,
+    )
+    yield Row("the same, 95 % are faster than", _p95(ours.latency_ms), "ms", _p95(peer.latency_ms) if peer else None, n=n)
+    yield from _costs("at 4 messages a second", found, None)
+    setting.note(
+        "On disk: ours in the journal, PyMedPhys's in `live/`; a look at the file every 0.2 ms, from outside. PyMedPhys writes a "
+        "message when the next one arrives."
+    )
+    setting.note(
+        "At 4 messages a second, 1000 messages are 250 s: our seconds are then mostly the status file, written every second, and "
+        "the archiver, which looks four times a second."
+    )
+
+
+def _costs(when: str, found: dict[str, Found], limit: Limit | None) -> Iterator[Row]:
+    ours, peer = found["ours"], found.get("peer")
+    listener = ours.of("listener", "seconds_per_1000")
+    if listener is None:
+        return
+    theirs = peer.total("seconds_per_1000") if peer else None
+    n = ours.used["listener"].messages
+    yield Row(f"seconds of a core for 1000 messages, {when}: listener", listener, "s", theirs, n=n, limit=limit)
+    yield Row(f"the same, {when}: listener and archiver", ours.total("seconds_per_1000"), "s", theirs, n=n)
+
+
+def _p95(values: list[float]) -> float | None:
+    return sorted(values)[int(len(values) * 0.95)] if values else None
+
+
+# As fast as it goes, then a long session's end.
+
+
+def flood_trial(setting: Setting, sizes: Sizes, name: str, kind: Kind) -> Found:
+    """A long session as fast as the listener takes it; then 4 messages a second while the session is archived."""
+    setting.say(f"{name}: a session of {sizes.session_seconds / 60:.0f} minutes as fast as possible, then its archiving")
+    found = Found()
+    with (
+        loopback_linac(speed=AS_FAST_AS_POSSIBLE, send_buffer=SMALL_BUFFER) as linac,
+        kind(setting.work / f"flood-{name}", linac.address) as side,
+    ):
+        linac.pace = 0.25
+        side.start()
+        _connected(linac, side)
+        wait_until(lambda: linac.messages_sent >= 4, 10, "no messages were sent")
+        pids = side.pids()
+        session = make_session(sizes.session_seconds)
+        marks: dict[int, tuple[dict[str, float], dict[str, int]]] = {}
+        total = int(sizes.session_seconds * 4)
+        first, last = total // 6, total * 5 // 6
+        session.events = {at: lambda _, at=at: marks.update({at: (_cpu(pids), _memory(pids))}) for at in (first, last)}
+        linac.start_session(session)
+        linac.pace = 0.0
+        wait_until(session.ended.is_set, 120, "the session did not end")
+        linac.pace = 0.25  # the last messages are on their way
+        ended, [client] = time.monotonic(), linac.clients
+        if first in marks and last in marks:
+            (cpu_0, memory_0), (cpu_1, memory_1) = marks[first], marks[last]
+            found.used = {what: Part(last - first, cpu_1[what] - cpu_0[what], memory_1[what] - memory_0[what]) for what in cpu_1}
+            found.memory = memory_1
+        bound = ended + sizes.archive_bound
+        while time.monotonic() < bound and not all_archived(side, [session]):
+            time.sleep(0.5)
+        if time.monotonic() < bound:
+            found.archived_after = time.monotonic() - ended
+            time.sleep(MARGIN_SECONDS)
+        found.blocked, found.still_blocked = client.longest_send_seconds, client.waiting > 1
+    return found
+
+
+def _flooded(found: dict[str, Found], setting: Setting, sizes: Sizes) -> Iterator[Row]:
+    ours, peer = found["ours"], found.get("peer")
+    yield from _costs("as fast as it goes", found, SECONDS_PER_1000)
+    for process, what in (("listener", "listener"), ("archiver", "archiver")):
+        grown = ours.of(process, "mb_per_1000")
+        if grown is not None:
+            theirs = peer.of("listener", "mb_per_1000") if peer else None
+            yield Row(f"memory grows for 1000 messages of a session: {what}", grown, "MB", theirs, n=ours.used[process].messages)
+            yield Row(f"memory then: {what}", ours.memory[process] / 1e6, "MB", peer.memory["listener"] / 1e6 if peer else None)
+    minutes = f"{sizes.session_seconds / 60:.0f} minutes"
+    yield _blocked_row(f"longest blocked send of the linac, a session of {minutes} and its archiving", ours, peer)
+    yield Row(
+        "from the session's end to its file, whole",
+        _seconds(ours.archived_after, sizes.archive_bound),
+        "s",
+        _seconds(peer.archived_after, sizes.archive_bound) if peer else None,
+    )
+    setting.note(
+        f"The linac's SO_SNDBUF is {SMALL_BUFFER} bytes, less than a message: a listener that does not read at once holds up the "
+        'linac. The system\'s receive buffer still takes a few messages. "Still" means: blocked when the trial ended.'
+    )
+
+
+def _blocked_row(name: str, ours: Found, peer: Found | None) -> Row:
+    return Row(name, 1000 * ours.blocked, "ms", _blocked(peer) if peer else None, limit=BLOCKED_MS)
+
+
+def _blocked(found: Found) -> float | str:
+    milliseconds = 1000 * found.blocked
+    return f"> {milliseconds:,.0f} (still)" if found.still_blocked else milliseconds
+
+
+def _seconds(value: float | None, bound: float) -> float | str:
+    return value if value is not None else f"> {bound:.0f}"
+
+
+# A share that does not answer.
+
+
+def share_trial(setting: Setting, sizes: Sizes, order: str, name: str, kind: Kind) -> Found:
+    """A session at 4 messages a second while the share hangs or is slow: how long the linac's sends are blocked."""
+    found = Found()
+    work = setting.work / f"{order.split()[0]}-{name}"
+    with loopback_linac(send_buffer=SMALL_BUFFER) as linac, kind(work, linac.address, share=True) as side:
+        side.start()
+        _connected(linac, side)
+        linac.start_session(make_session(2 * sizes.hang_seconds + 60))
+        time.sleep(3)
+        side.behave(order)
+        time.sleep(sizes.hang_seconds)
+        [client] = linac.clients
+        found.blocked, found.still_blocked = client.longest_send_seconds, client.waiting > 1
+    return found
+
+
+def _shares(setting: Setting, sizes: Sizes, kinds: list[tuple[str, Kind]]) -> Iterator[Row]:
+    setting.say("shares that hang or are slow")
+    orders = {"hang": "hangs", "slow 2": "takes 2 s for each operation"}
+    running = {
+        (order, name): InThread(partial(share_trial, setting, sizes, order, name, kind))
+        for order in orders
+        for name, kind in kinds
+    }
+    results = {key: trial.result() for key, trial in running.items()}
+    for order, what in orders.items():
+        name = f"longest blocked send of the linac while the share {what}, {sizes.hang_seconds:.0f} s"
+        yield _blocked_row(name, results[order, "ours"], results.get((order, "peer")))
+    setting.note(
+        "The share's trouble is made in the listening process by an audit hook of Python, the same for both: each opening, "
+        "making, listing, renaming or removing of a file in the iCom folder first waits, or fails where the share is read-only."
+    )
+
+
+# Faults.
+
+
+def _faults(setting: Setting, sizes: Sizes, kinds: list[tuple[str, Kind]]) -> Iterator[Row]:
+    setting.say(f"faults: {', '.join(sizes.faults)}")
+    trials = [
+        Trial(fault, FAULTS[fault], name, kind, setting.work / f"fault-{number}-{name}", sizes.fault_bound)
+        for number, fault in enumerate(sizes.faults)
+        for name, kind in kinds
+        if name == "ours" or not FAULTS[fault].ours_only
+    ]
+    outcomes = run_trials(trials, sizes.at_once)
+    lost: dict[str, list[Outcome]] = {name: [] for name, _ in kinds}
+    for fault in sizes.faults:
+        ours, peer = outcomes[fault, "ours"], outcomes.get((fault, "peer"))
+        yield Row(f"{fault}: messages archived", str(ours.kept), "", str(peer.kept) if peer else None)
+        if FAULTS[fault].breaks or any(one and one.again is not None for one in (ours, peer)):
+            yield Row(
+                f"{fault}: connected again after",
+                _again(ours, sizes.fault_bound),
+                "s",
+                _again(peer, sizes.fault_bound) if peer else None,
+            )
+        for name in lost:
+            if ((fault, name) in outcomes and (fault, "peer") in outcomes) or name == "ours":
+                lost[name].append(outcomes[fault, name])
+    yield Row(
+        "messages sent but not archived under their patient, all faults together",
+        sum(one.kept.sent - one.kept.right for one in lost["ours"]),
+        "",
+        sum(one.kept.sent - one.kept.right for one in lost["peer"]) if lost.get("peer") else None,
+        n=len(lost["ours"]),
+        limit=NO_LOSS,
+    )
+    setting.note(
+        f"Faults: two patients, ten times as fast as real, the fault in the first one's session; {sizes.fault_bound:.0f} s from "
+        'then on, that is all. "n of m": messages of the sessions archived under their patient, of those that the linac could '
+        "hand to the network. What a killed process had not read yet, the system throws away."
+    )
+
+
+def _again(outcome: Outcome, bound: float) -> float | str:
+    if not outcome.ended:
+        return "stayed"
+    return outcome.again if outcome.again is not None else f"> {bound:.0f}"
+
+
+# Helpers.
+
+
+def _connected(linac: MeasuredLinac, side: Side) -> None:
+    """Wait until the listener is connected, and settled."""
+    wait_until(lambda: linac.client_stays(0.5), 30, f"{side.name} did not connect; see {side.work / 'log'}")
+
+
+def _cpu(pids: dict[str, int]) -> dict[str, float]:
+    return {what: cpu_seconds(pid) for what, pid in pids.items()} if CAN_TELL else {}
+
+
+def _memory(pids: dict[str, int]) -> dict[str, int]:
+    return {what: memory_bytes(pid) for what, pid in pids.items()} if CAN_TELL else {}
