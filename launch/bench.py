@@ -34,8 +34,21 @@ from typing import Any, Self
 from launch.stack import PROJECT
 from linac.errors import LinacError, SetupError
 
-PARTS = {"trf": "launch.bench_trf", "index": "launch.bench_index"}
+PARTS = {
+    "trf": "launch.bench_trf",
+    "index": "launch.bench_index",
+    "capture": "launch.bench_capture",
+    "soak": "launch.bench_capture_soak",
+}
 """What can be measured: a module each, with a `TITLE` and `measure(setting)`, which yields rows."""
+
+WITHOUT_LOGS = ("capture", "soak")
+"""These need no logs, and no core for themselves: several processes take part that must not wait for each other."""
+
+ON_DEMAND = ("soak",)
+"""Not part of `all`."""
+
+SOAK_MINUTES = 10.0
 
 SAMPLES = PROJECT.parent / "shared" / "samples" / "trf"
 PEER = PROJECT / ".venv-peer"
@@ -82,12 +95,14 @@ class Row:
 
 @dataclass
 class Setting:
-    """What a part is given: where it may write, the logs to measure with, PyMedPhys's Python if there is one, how much to do."""
+    """What a part is given: where it may write, the logs to measure with, PyMedPhys's Python if there is one, how much to do
+    (`minutes`: of the soak test)."""
 
     work: Path
     logs: list[Path]
     peer: Path | None
     quick: bool = False
+    minutes: float = SOAK_MINUTES
     notes: list[str] = field(default_factory=list)
 
     def note(self, text: str) -> None:
@@ -360,11 +375,12 @@ def keep(file: Path, sections: dict[str, str]) -> None:
 def run(parts: Sequence[str], setting: Setting, samples: Path) -> dict[str, str]:
     """Measure, print each part's table when it is done, and give the sections by part."""
     sections = {}
-    with one_core() as where:
-        for part in parts:
+    for part in parts:
+        alone = part not in WITHOUT_LOGS
+        with one_core() if alone else contextlib.nullcontext("on all cores") as where:
             module = importlib.import_module(PARTS[part])
             setting.notes, busy = [], load()
-            setting.logs = logs_in(samples, setting)
+            setting.logs = logs_in(samples, setting) if alone else []
             rows: list[Row] = []
             for row in module.measure(setting):
                 setting.say(f"{row.name}: {shown(row.ours)} {row.unit}")
@@ -383,6 +399,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python run.py bench", description=__doc__.partition("\n\n")[0] if __doc__ else "")
     parser.add_argument("part", nargs="?", default="all", choices=[*PARTS, "all"], help="what to measure (default: all)")
     parser.add_argument("--quick", action="store_true", help="small and few, in a minute: to see that it works")
+    parser.add_argument(
+        "--minutes", type=float, default=SOAK_MINUTES, help="how long the soak test may take (default: %(default)g)"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="a Markdown file to keep the tables in")
     parser.add_argument("--samples", type=Path, metavar="DIR", default=SAMPLES, help="a folder of TRF logs to measure with")
     parser.add_argument("--work", type=Path, metavar="DIR", help="a folder on the disk to measure (else a temporary one)")
@@ -397,8 +416,9 @@ def main(arguments: list[str] | None = None) -> int:
         if options.work is not None:
             options.work.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="linac-bench-", dir=options.work, ignore_cleanup_errors=True) as work:
-            setting = Setting(Path(work), [], peer, options.quick)
-            sections = run(list(PARTS) if options.part == "all" else [options.part], setting, options.samples)
+            setting = Setting(Path(work), [], peer, options.quick, options.minutes)
+            parts = [part for part in PARTS if part not in ON_DEMAND] if options.part == "all" else [options.part]
+            sections = run(parts, setting, options.samples)
         if out is not None:
             keep(out, sections)
     except OSError as error:

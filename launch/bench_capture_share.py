@@ -19,24 +19,25 @@ import os
 import runpy
 import sys
 import time
+from typing import Any
 
 LOOK_SECONDS = 0.02
 CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.utime", "shutil.move"}
 LOOKS = {"os.listdir", "os.scandir"}
 
 
-def watch(orders, share):
+def watch(orders: str, share: str) -> None:
     """From now on do what the orders say. There is no way back: an audit hook stays."""
     inside = os.path.join(os.path.abspath(share), "")
 
-    def order():
+    def order() -> list[str]:
         try:
             with open(orders, encoding="ascii") as file:
                 return file.read().split()
         except OSError:  # missing, or being replaced on Windows
             return []
 
-    def hook(event, details):
+    def hook(event: str, details: tuple[Any, ...]) -> None:
         changes = event in CHANGES
         if event == "open":
             _, mode, flags = details
@@ -60,7 +61,7 @@ def watch(orders, share):
     sys.addaudithook(hook)
 
 
-def main():
+def main() -> None:
     pid_file, path, orders, share, module = sys.argv[1:6]
     with open(f"{pid_file}.part", "w", encoding="ascii") as file:
         file.write(str(os.getpid()))

@@ -46,6 +46,11 @@ class MeasuredLinac(SimulatedLinac):
         self.on_send: Callable[[int, bytes], None] | None = None
         self.pace = 0.0
 
+    def forget_sends(self) -> None:
+        """From now on `longest_send_seconds` counts anew; a send that is under way counts as a whole."""
+        for client in self.clients:
+            client._longest = 0.0
+
     def _send(self, data: bytes, sent: Callable[[], None] | None = None, then: str | None = None) -> None:
         if self.on_send is not None and data and self._alive():
             self.on_send(time.perf_counter_ns(), data)
@@ -73,7 +78,7 @@ def loopback_linac(**options: Any) -> MeasuredLinac:
                 continue
         return MeasuredLinac(SERIAL, host=host, port=ICOM_PORT, **options)
     raise BenchError(
-        f"No loopback address has port {ICOM_PORT} free, to which PyMedPhys always connects. On macOS, only 127.0.0.1 can be used."
+        f"No loopback address has port {ICOM_PORT} free, to which PyMedPhys connects. On macOS, only 127.0.0.1 can be used."
     )
 
 

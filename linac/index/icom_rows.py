@@ -44,11 +44,12 @@ def deliveries(session: Session, *, linac: str, stamp: str, archive_file: str, s
         "session_arrived_last_utc": arrival.last,
         "session_gaps": arrival.gaps,
     }
-    rows = [common | _beam_row(session, beam, arrival) for beam in session.beams]
+    names = _patient_names(session.said)
+    rows = [common | _beam_row(session, beam, arrival, names) for beam in session.beams]
     return pa.Table.from_pylist(rows, schema=DELIVERIES_SCHEMA)
 
 
-def _beam_row(session: Session, beam: Beam, arrival: Arrival) -> Row:
+def _beam_row(session: Session, beam: Beam, arrival: Arrival, patient_names: dict[str | None, str]) -> Row:
     marks, said = session.marks, session.said
     start, end = marks[beam.messages[0]].timestamp, marks[beam.messages[-1]].timestamp
     mu = _numbers(said, beam.messages, "Delivery MU")
@@ -63,7 +64,7 @@ def _beam_row(session: Session, beam: Beam, arrival: Arrival) -> Row:
         "end_utc": _utc(session, arrival, end),
         "machine_id": next(iter(_texts(said, beam.messages, "Machine ID")), None),
         "patient_id": patient,
-        "patient_name": _name_of(said, patient),
+        "patient_name": patient_names.get(patient),
         "field_id": next(iter(_texts(said, beam.messages, "Field ID")), None),
         "total_mu": max(_numbers(said, beam.messages, "Total MU"), default=None),
         "delivered_mu": beam.delivered_mu,
@@ -99,10 +100,14 @@ def _numbers(said: Sequence[Said], indices: Iterable[int], name: str) -> list[fl
     return [found for index in indices if (found := number(said[index], name)) is not None]
 
 
-def _name_of(said: Sequence[Said], patient: str | None) -> str | None:
-    """The first name in the session's messages with that patient's ID: not every message has it."""
-    whose = (index for index, one in enumerate(said) if text(one, "Patient ID") == patient)
-    return next(iter(_texts(said, whose, "Patient Name")), None)
+def _patient_names(said: Iterable[Said]) -> dict[str | None, str]:
+    """By patient ID the first name that comes with it: not every message has the name."""
+    names: dict[str | None, str] = {}
+    for one in said:
+        name = text(one, "Patient Name")
+        if name is not None:
+            names.setdefault(text(one, "Patient ID"), name)
+    return names
 
 
 def _utc(session: Session, arrival: Arrival, local: datetime) -> datetime | None:

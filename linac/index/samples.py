@@ -182,9 +182,9 @@ class Encoded:
         return join(old, layout(), self._body, self._groups)
 
 
-def encode(logs: Iterable[tuple[str, Trf]]) -> bytes:
-    """A samples file of these logs (hash and log), a row group each."""
-    encoded = Encoded()
+def encode(logs: Iterable[tuple[str, Trf]], level: int = ZSTD_LEVEL) -> bytes:
+    """A samples file of these logs (hash and log), a row group each, compressed as zstd's `level` does it."""
+    encoded = Encoded(level)
     for sha256, trf in logs:
         encoded.add(trf, sha256)
     return encoded.file()

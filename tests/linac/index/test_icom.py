@@ -15,6 +15,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -167,6 +168,17 @@ def test_control_points_are_those_of_pymedphys_to_the_last_bit(records: Folder) 
     assert np.array_equal(ours[["jaw_1_pymedphys_mm", "jaw_2_pymedphys_mm"]].to_numpy(), np.array(theirs.jaw))
     iec = np.hstack([np.stack(ours["leaves_x1_iec_mm"]), np.stack(ours["leaves_x2_iec_mm"])])
     assert iec.tolist() == [iec_leaves_mm(leaves.tolist()) for leaves in np.array(theirs.mlc)]
+
+
+def test_rows_are_the_same_however_they_are_grouped() -> None:
+    raw = record(Session(beams=make_beams(1, mu=20)))
+    bad = len(raw) - 9
+    raw[bad] = raw[bad].replace(b"MLCX", b"MLCQ")
+    session = icom_read.read(pack(raw), "it")
+    whole = icom_rows.samples(session)
+    for step in (7, 64, len(raw)):
+        parts = [icom_rows.samples(session, slice(start, start + step)) for start in range(0, len(raw), step)]
+        assert pa.concat_tables(parts).equals(whole)
 
 
 # How beams are cut.
