@@ -4,6 +4,7 @@ Where seconds of a core, memory or latency are measured, the sides run one after
 hang, faults) run side by side, each with a linac and folders of its own.
 """
 
+import socket
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +31,9 @@ SMALL_BUFFER = 4096
 
 MARGIN_SECONDS = 1.0
 
+SLOW_MESSAGES = 16
+"""So many messages before a flooded session's end the linac goes back to its own pace."""
+
 Kind = Callable[..., Side]
 """Makes a listener: `work`, `address` and perhaps `share`, see `Side`."""
 
@@ -41,13 +45,14 @@ class Sizes:
     latency_seconds: float = 20.0
     session_seconds: float = 1800.0
     archive_bound: float = 90.0
+    flood_bound: float = 120.0
     hang_seconds: float = 20.0
     fault_bound: float = 20.0
     at_once: int = 7
     faults: tuple[str, ...] = tuple(FAULTS)
 
 
-QUICK = Sizes(4.0, 60.0, 15.0, 4.0, 6.0, 4, ("none", "end of the connection (FIN)", "10-character ID"))
+QUICK = Sizes(4.0, 60.0, 15.0, 60.0, 4.0, 12.0, 4, ("none", "end of the connection (FIN)", "10-character ID"))
 
 
 @dataclass
@@ -184,29 +189,32 @@ def flood_trial(setting: Setting, sizes: Sizes, name: str, kind: Kind) -> Found:
     setting.say(f"{name}: a session of {sizes.session_seconds / 60:.0f} minutes as fast as possible, then its archiving")
     found = Found()
     with (
-        loopback_linac(speed=AS_FAST_AS_POSSIBLE, send_buffer=SMALL_BUFFER) as linac,
+        loopback_linac(speed=AS_FAST_AS_POSSIBLE) as linac,
         kind(setting.work / f"flood-{name}", linac.address) as side,
     ):
         linac.pace = 0.25
         side.start()
         _connected(linac, side)
         wait_until(lambda: linac.messages_sent >= 4, 10, "no messages were sent")
-        pids = side.pids()
+        pids, [client] = side.pids(), linac.clients
         session = make_session(sizes.session_seconds)
         marks: dict[int, tuple[dict[str, float], dict[str, int]]] = {}
 
         def mark(at: int, _linac: SimulatedLinac) -> None:
             marks[at] = (_cpu(pids), _memory(pids))
 
+        def slow_down(_linac: SimulatedLinac) -> None:
+            linac.pace = 0.25
+            client.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL_BUFFER)
+
         total = sum(1 for _ in moments(session, linac.rate_hz))
         first, last = total // 6, total * 5 // 6
         session.events = {at: partial(mark, at) for at in (first, last)}
+        session.events |= {total - SLOW_MESSAGES: slow_down, total - 1: lambda _linac: linac.forget_sends()}
         linac.start_session(session)
         linac.pace = 0.0
-        wait_until(session.ended.is_set, 120, "the session did not end")
-        linac.pace = 0.25  # the last messages are on their way
-        ended, [client] = time.monotonic(), linac.clients
-        linac.forget_sends()
+        wait_until(session.ended.is_set, sizes.flood_bound, "the session did not end")
+        ended = time.monotonic()
         if first in marks and last in marks:
             (cpu_0, memory_0), (cpu_1, memory_1) = marks[first], marks[last]
             found.used = {what: Part(last - first, cpu_1[what] - cpu_0[what], memory_1[what] - memory_0[what]) for what in cpu_1}

@@ -95,10 +95,11 @@ class Trial:
     make: Callable[[Path, tuple[str, int]], Side]
     work: Path
     bound: float
+    speed: float = SPEED
 
     def run(self) -> Outcome:
         """Raises `LinacError` where the listener does not even start."""
-        with loopback_linac(speed=SPEED) as linac, self._side(linac) as side:
+        with loopback_linac(speed=self.speed) as linac, self._side(linac) as side:
             running = Running(linac, side)
             side.start()
             wait_until(lambda: linac.client_stays(0.5), 60, f"{side.name} did not connect; see {side.work / 'log'}")

@@ -144,9 +144,9 @@ def measure(setting: Setting) -> Iterator[Row]:
         yield Row(f"seconds of a core for 1000 messages: {what}", 1000 * (after[what] - before[what]) / sent, "s")
     yield Row("journal on the disk, at most", soak.disk, "MB")
     setting.note(
-        f"{sent / WEEK_MESSAGES:.0%} of a week's {WEEK_MESSAGES:,} messages, in {seconds / 60:.1f} minutes (`--minutes`). "
-        "Half of them are of patient sessions of 10 minutes, all different; what is archived leaves the journal early, and each archived "
-        "session is removed once it has been compared."
+        f"{sent / WEEK_MESSAGES:.0%} of a week's {WEEK_MESSAGES:,} messages, in {seconds / 60:.1f} minutes (`--minutes`). Half "
+        "of them belong to patient sessions of 10 minutes, all different. What is archived leaves the journal early, and each "
+        "archived session is removed once it has been compared."
     )
 
 

@@ -122,7 +122,7 @@ class _Cutter:
     def _grow(self, segment: float | None) -> None:
         higher = segment is not None and self.segment is not None and segment > self.segment
         if self.fell_at is not None and not (higher and self.said_since):
-            field_id = self.field_id
+            field_id = self.field_id if self.said_since else None
             self._begin(self.fell_at)
             self.field_id = field_id
         self.grown, self.segment, self.fell_at = True, segment, None

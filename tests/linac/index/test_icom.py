@@ -178,7 +178,7 @@ def test_rows_are_the_same_however_they_are_grouped() -> None:
     whole = icom_rows.samples(session)
     for step in (7, 64, len(raw)):
         parts = [icom_rows.samples(session, slice(start, start + step)) for start in range(0, len(raw), step)]
-        assert pa.concat_tables(parts).equals(whole)
+        assert pa.concat_tables(parts).to_pylist() == whole.to_pylist()
 
 
 # How beams are cut.
@@ -603,6 +603,24 @@ def test_the_data_dictionary_has_every_column_as_it_is(project: Path) -> None:
         for column in columns:
             for end, unit in (("_mm", "mm"), ("_deg", "deg"), ("_cm", "cm"), ("_mu", "MU"), ("_utc", "UTC"), ("_s", "s")):
                 assert not column.name.endswith(end) or column.unit == unit
+
+
+def test_the_data_dictionarys_examples_run(project: Path, records: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    pymedphys = pytest.importorskip("pymedphys", reason="PyMedPhys is what it is compared with: pip install the 'peer' extra")
+    raw = record(Session(beams=make_beams(2, mu=20)))
+    add(records, raw)
+    monkeypatch.chdir(Path(records.location).parent)
+    text = (project / "docs" / "data-dictionary-icom.md").read_text(encoding="utf-8")
+    known: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(block, known)
+    assert known["interrupted"]["field_id"].tolist() == ["1-2"]
+    assert known["arc"]["delivery_mu"].max() == 20.0
+    for ours, theirs in zip(known["delivery"], pymedphys.Delivery.from_icom(b"".join(raw)), strict=True):
+        assert np.array_equal(ours, theirs)
+    [query] = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
+    assert duckdb.sql(query).fetchall() == []
+    assert len(duckdb.sql(query.replace("> 0.5", "<= 0.5")).fetchall()) == 2
 
 
 def test_small_and_quick(records: Folder) -> None:
