@@ -10,6 +10,8 @@
 Needs Python 3.11 to 3.13 and nothing else; works the same on Windows and Linux. `python run.py COMMAND --help` tells more.
 """
 
+from __future__ import annotations  # so that an old Python gets as far as the message about its age
+
 import hashlib
 import os
 import shutil
@@ -32,7 +34,7 @@ COMMANDS = {
 }
 
 
-def main(arguments):
+def main(arguments: list[str]) -> int:
     if not SUPPORTED[0] <= sys.version_info[:2] <= SUPPORTED[1]:
         return complain(
             f"This is Python {sys.version_info[0]}.{sys.version_info[1]}; linac-flows needs Python 3.11, 3.12 or 3.13. "
@@ -50,11 +52,11 @@ def main(arguments):
     return 0 if command == "setup" else hand_over(COMMANDS[command], rest)
 
 
-def venv_python():
+def venv_python() -> Path:
     return VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
-def wanted_stamp():
+def wanted_stamp() -> str:
     """What .venv must have been made from: this Python, these pins, this project file and this folder."""
     digest = hashlib.sha256()
     for name in ("requirements.txt", "pyproject.toml"):
@@ -62,7 +64,7 @@ def wanted_stamp():
     return f"{sys.version_info[0]}.{sys.version_info[1]} {sys.platform} {PROJECT} {digest.hexdigest()}"
 
 
-def install():
+def install() -> str | None:
     """Make .venv unless it is complete and right. Returns what is wrong, or None. Cut short, it starts over next time."""
     wanted = wanted_stamp()
     if STAMP.is_file() and STAMP.read_text(encoding="utf-8") == wanted and venv_python().is_file():
@@ -98,7 +100,7 @@ def install():
     return None
 
 
-def reusable():
+def reusable() -> bool:
     """Whether the .venv that is there was made by this version of Python."""
     config = VENV / "pyvenv.cfg"
     if not config.is_file():
@@ -109,7 +111,7 @@ def reusable():
     )
 
 
-def hand_over(module, arguments):
+def hand_over(module: str, arguments: list[str]) -> int:
     """Run a module of the project in .venv. Ctrl-C reaches it directly; a termination is passed on."""
     child = subprocess.Popen([str(venv_python()), "-m", module, *arguments], env={**os.environ, "PYTHONUTF8": "1"})
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -119,7 +121,7 @@ def hand_over(module, arguments):
     return child.wait()
 
 
-def complain(text):
+def complain(text: str) -> int:
     print(text, file=sys.stderr)
     return 1
 

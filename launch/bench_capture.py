@@ -31,6 +31,7 @@ SMALL_BUFFER = 4096
 
 MARGIN_SECONDS = 1.0
 
+SETTLE_SECONDS = 6.0
 SLOW_MESSAGES = 16
 """So many messages before a flooded session's end the linac goes back to its own pace."""
 
@@ -139,7 +140,7 @@ def pace_trial(setting: Setting, sizes: Sizes, name: str, kind: Kind) -> Found:
             time.sleep(0.0002)
         after, last = _cpu(pids), len(watch.sent)
         found.used = {what: Part(last - first, after[what] - before[what], 0) for what in after}
-        found.latency_ms = watch.latencies_ms(first)
+        found.latency_ms, found.memory = watch.latencies_ms(first), _memory(pids)
     return found
 
 
@@ -156,6 +157,7 @@ def _at_pace(found: dict[str, Found], setting: Setting) -> Iterator[Row]:
     )
     yield Row("the same, 95 % are faster than", _p95(ours.latency_ms), "ms", _p95(peer.latency_ms) if peer else None, n=n)
     yield from _costs("at 4 messages a second", found, None)
+    yield from _held("at 4 messages a second", ours, peer)
     setting.note(
         "On disk: ours in the journal, PyMedPhys's in `live/`; a look at the file every 0.2 ms, from outside. PyMedPhys writes a "
         "message when the next one arrives."
@@ -175,6 +177,12 @@ def _costs(when: str, found: dict[str, Found], limit: Limit | None) -> Iterator[
     n = ours.used["listener"].messages
     yield Row(f"seconds of a core for 1000 messages, {when}: listener", listener, "s", theirs, n=n, limit=limit)
     yield Row(f"the same, {when}: listener and archiver", ours.total("seconds_per_1000"), "s", theirs, n=n)
+
+
+def _held(when: str, ours: Found, peer: Found | None) -> Iterator[Row]:
+    for process, held in ours.memory.items():
+        theirs = peer.memory.get("listener") if peer else None
+        yield Row(f"memory {when}: {process}", held / 1e6, "MB", theirs / 1e6 if theirs else None)
 
 
 def _p95(values: list[float]) -> float | None:
@@ -200,8 +208,12 @@ def flood_trial(setting: Setting, sizes: Sizes, name: str, kind: Kind) -> Found:
         session = make_session(sizes.session_seconds)
         marks: dict[int, tuple[dict[str, float], dict[str, int]]] = {}
 
-        def mark(at: int, _linac: SimulatedLinac) -> None:
+        def look(at: int) -> None:
+            _settle(pids)
             marks[at] = (_cpu(pids), _memory(pids))
+
+        def mark(at: int, _linac: SimulatedLinac) -> None:
+            linac.hold = partial(look, at)
 
         def slow_down(_linac: SimulatedLinac) -> None:
             linac.pace = 0.25
@@ -232,12 +244,11 @@ def flood_trial(setting: Setting, sizes: Sizes, name: str, kind: Kind) -> Found:
 def _flooded(found: dict[str, Found], setting: Setting, sizes: Sizes) -> Iterator[Row]:
     ours, peer = found["ours"], found.get("peer")
     yield from _costs("as fast as it goes", found, SECONDS_PER_1000)
-    for process, what in (("listener", "listener"), ("archiver", "archiver")):
-        grown = ours.of(process, "mb_per_1000")
-        if grown is not None:
-            theirs = peer.of("listener", "mb_per_1000") if peer else None
-            yield Row(f"memory grows for 1000 messages of a session: {what}", grown, "MB", theirs, n=ours.used[process].messages)
-            yield Row(f"memory then: {what}", ours.memory[process] / 1e6, "MB", peer.memory["listener"] / 1e6 if peer else None)
+    for process, part in ours.used.items():
+        theirs = peer.of("listener", "mb_per_1000") if peer else None
+        name = f"memory grows for 1000 messages of a session: {process}"
+        yield Row(name, part.mb_per_1000, "MB", theirs, n=part.messages)
+    yield from _held("after that", ours, peer)
     minutes = f"{sizes.session_seconds / 60:.0f} minutes"
     yield _blocked_row(f"longest blocked send of the linac while a session of {minutes} is archived", ours, peer)
     yield Row(
@@ -339,7 +350,7 @@ def _faults(setting: Setting, sizes: Sizes, kinds: list[tuple[str, Kind]]) -> It
     setting.note(
         f"Faults: two patients, ten times as fast as real, the fault in the first one's session; {sizes.fault_bound:.0f} s from "
         'then on, that is all. "n of m": messages of the sessions archived under their patient, of those that the linac could '
-        "hand to the network. What a killed process had not read yet, the system throws away."
+        "hand to the network. A killed process's linac says nothing more until it sees the connection end."
     )
 
 
@@ -363,3 +374,12 @@ def _cpu(pids: dict[str, int]) -> dict[str, float]:
 
 def _memory(pids: dict[str, int]) -> dict[str, int]:
     return {what: memory_bytes(pid) for what, pid in pids.items()} if CAN_TELL else {}
+
+
+def _settle(pids: dict[str, int]) -> None:
+    """Wait until a listener has worked off what was sent: it hardly uses its core any more."""
+    quiet, until, before = 0, time.monotonic() + SETTLE_SECONDS, sum(_cpu(pids).values())
+    while quiet < 3 and time.monotonic() < until:
+        time.sleep(0.1)
+        now = sum(_cpu(pids).values())
+        quiet, before = (quiet + 1 if now - before < 0.01 else 0), now

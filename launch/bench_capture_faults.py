@@ -15,6 +15,7 @@ SPEED = 10.0
 FAULT_AT = 80
 """The fault comes just before this message of the first session: the beam is on by then."""
 
+NOTICE_SECONDS = 2.0
 RESTART_SECONDS = 1.0
 """So long after it was killed a listener is started again, as a service manager does."""
 
@@ -37,8 +38,8 @@ class Fault:
     killed: bool = False
     restart: bool = True
     ours_only: bool = False
-    first: tuple[str, str] = ("TEST-0001", "Simulated^Patient")
-    second: tuple[str, str] = ("TEST-0004", "Nobody^Else")
+    first: tuple[str, str] = ("TEST-0001", "Simulated Patient")
+    second: tuple[str, str] = ("TEST-0004", "Nobody Else")
     idle_between: int = 8
 
 
@@ -60,8 +61,8 @@ FAULTS: dict[str, Fault] = {
     "kill -9 of the listener alone": Fault(_kill_listener, breaks=True, killed=True, restart=False, ours_only=True),
     "read-only share": Fault(lambda running: running.side.behave("readonly"), lambda running: running.side.behave()),
     "two patients without idle between": Fault(idle_between=0),
-    "10-character ID": Fault(first=("TEST-00002", "Simulated^Patient")),
-    "umlaut in the name": Fault(first=("TEST-0005", "Müller^Invented")),
+    "10-character ID": Fault(first=("TEST-00002", "Simulated Patient")),
+    "umlaut in the name": Fault(first=("TEST-0005", "Müller Invented")),
 }
 
 
@@ -132,6 +133,8 @@ class Trial:
             running.at = time.monotonic()
             try:
                 self.fault.act(running)
+                if self.fault.killed:  # until the linac sees that nobody is there: what it sent meanwhile, nobody could keep
+                    wait_until(lambda: running.linac.clients[0].ending is not None, NOTICE_SECONDS)
             except BaseException as error:
                 running.failed = error
             running.came.set()

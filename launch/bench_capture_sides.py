@@ -38,13 +38,15 @@ class MeasuredLinac(SimulatedLinac):
     """A simulated linac that says when it sent what.
 
     `on_send(moment_ns, data)` is called when a message goes to the connected clients, with `time.perf_counter_ns`. `pace`: with
-    `speed=AS_FAST_AS_POSSIBLE`, wait so many seconds before each message; 0 is as fast as possible, and may be changed.
+    `speed=AS_FAST_AS_POSSIBLE`, wait so many seconds before each message; 0 is as fast as possible, and may be changed. `hold`,
+    likewise: called once before the next message, which waits for it.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.on_send: Callable[[int, bytes], None] | None = None
         self.pace = 0.0
+        self.hold: Callable[[], None] | None = None
 
     def forget_sends(self) -> None:
         """From now on `longest_send_seconds` counts anew; a send that is under way counts as a whole."""
@@ -57,6 +59,9 @@ class MeasuredLinac(SimulatedLinac):
         super()._send(data, sent, then)
 
     def _keep_pace(self) -> None:
+        if self.hold is not None:
+            hold, self.hold = self.hold, None
+            hold()
         if self.pace:
             self._stop.wait(self.pace)
         else:

@@ -4,7 +4,7 @@ Why not `pyarrow.parquet` alone? A TRF holds whole counts, tenths of a millimetr
 would hash two million floats per log to find that they are a few hundred distinct ones. From the counts the dictionary is a
 look-up table, and it can do two things that no option of pyarrow asks for: sort the dictionary, and give its indices whole
 bytes (Parquet allows any width that is wide enough), so that the compressor sees the machine's own numbers. Measured on the
-samples this is about three times faster and an eighth smaller. It writes a small and old part of the format: data pages of
+samples this is about three times faster and a sixth smaller. It writes a small and old part of the format: data pages of
 version 1, dictionary (`RLE_DICTIONARY`) and `DELTA_BINARY_PACKED` pages, zstd, checksums.
 
 The footer's schema is pyarrow's own, and reading is left to pyarrow. The format: https://github.com/apache/parquet-format

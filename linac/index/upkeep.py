@@ -17,7 +17,7 @@ from linac.index.writer import Leasing, Writer, files, partitions
 from linac.transport import Folder
 
 SMALLER_LEVEL = 15
-"""zstd's level for months that are over: a sixth smaller, a tenth of the speed. Reading is as fast."""
+"""zstd's level for months that are over: a sixth smaller, less than a tenth of the speed."""
 
 CLOSED_AFTER = timedelta(days=40)
 """After so long nothing comes any more for a month: linacs keep 8 days, backups are made weekly or when asked for."""
@@ -42,7 +42,7 @@ class Upkeep(Writer):
         super().__init__(folder, "", lease)
 
     def run(self, *, smaller: bool = False) -> Compacted:
-        """All of it; with `smaller`, the samples of closed months are compressed harder as well, 10 MB of TRF a second."""
+        """All of it; with `smaller`, the samples of closed months are compressed harder as well, some 8 MB of TRF a second."""
         recovered = self.recover()
         renewed = []
         for machine, month in list(partitions(self._folder)):
