@@ -4,18 +4,24 @@ Where seconds of a core, memory or latency are measured, the sides run one after
 hang, faults) run side by side, each with a linac and folders of its own.
 """
 
+import contextlib
+import hashlib
+import lzma
 import socket
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 from launch.bench import Limit, Row, Setting
 from launch.bench_capture_faults import FAULTS, Outcome, Trial, run_trials
-from launch.bench_capture_sides import InThread, MeasuredLinac, Ours, Peer, Side, all_archived, loopback_linac, wait_until
+from launch.bench_capture_sides import SERIAL, InThread, MeasuredLinac, Ours, Peer, Side, kept, loopback_linac, wait_until
 from launch.bench_capture_watch import watch_for
 from launch.bench_process import CAN_TELL, cpu_seconds, memory_bytes
+from linac.capture import journal
+from linac.capture.spool import Spool
 from linac.simulator import AS_FAST_AS_POSSIBLE, Beam, Session, SimulatedLinac
 from linac.simulator.session import moments
 
@@ -30,8 +36,11 @@ SMALL_BUFFER = 4096
 """SO_SNDBUF of the simulated linac, bytes: less than a message, so that a listener that does not read holds it up at once."""
 
 MARGIN_SECONDS = 1.0
-
 SETTLE_SECONDS = 6.0
+
+WAIT_MESSAGES = 256
+"""After so many messages of a flood, 2 MB, the linac waits until our journal has them."""
+
 SLOW_MESSAGES = 16
 """So many messages before a flooded session's end the linac goes back to its own pace."""
 
@@ -83,7 +92,6 @@ class Found:
     blocked: float = 0.0
     still_blocked: bool = False
     archived_after: float | None = None
-    archiving_seconds: float | None = None
 
     def total(self, what: str) -> float | None:
         """Of all its processes together."""
@@ -219,9 +227,19 @@ def flood_trial(setting: Setting, sizes: Sizes, name: str, kind: Kind) -> Found:
             linac.pace = 0.25
             client.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL_BUFFER)
 
+        sent = [0]
+
+        def count(_moment: int, data: bytes) -> None:
+            sent[0] += len(data)
+
+        def keep_up(_linac: SimulatedLinac) -> None:
+            linac.hold = partial(_journal_keeps_up, side, sent)
+
+        linac.on_send = count
         total = sum(1 for _ in moments(session, linac.rate_hz))
         first, last = total // 6, total * 5 // 6
-        session.events = {at: partial(mark, at) for at in (first, last)}
+        session.events = dict.fromkeys(range(WAIT_MESSAGES, total, WAIT_MESSAGES), keep_up)
+        session.events |= {at: partial(mark, at) for at in (first, last)}
         session.events |= {total - SLOW_MESSAGES: slow_down, total - 1: lambda _linac: linac.forget_sends()}
         linac.start_session(session)
         linac.pace = 0.0
@@ -232,12 +250,16 @@ def flood_trial(setting: Setting, sizes: Sizes, name: str, kind: Kind) -> Found:
             found.used = {what: Part(last - first, cpu_1[what] - cpu_0[what], memory_1[what] - memory_0[what]) for what in cpu_1}
             found.memory = memory_1
         bound = ended + sizes.archive_bound
-        while time.monotonic() < bound and not all_archived(side, [session]):
-            time.sleep(0.5)
-        if time.monotonic() < bound:
-            found.archived_after = time.monotonic() - ended
-            time.sleep(MARGIN_SECONDS)
+        looked: set[tuple[Path, int]] = set()
+        content = hashlib.sha256(b"".join(session.raw)).digest()
+        while found.archived_after is None and time.monotonic() < bound:
+            time.sleep(0.1)
+            if _has_file(side, content, looked):
+                found.archived_after = time.monotonic() - ended
+        time.sleep(MARGIN_SECONDS)
         found.blocked, found.still_blocked = client.longest_send_seconds, client.waiting > 1
+        if found.archived_after is None:
+            setting.say(f"{name}: archived so far: {kept(side, [session])}")
     return found
 
 
@@ -374,6 +396,26 @@ def _cpu(pids: dict[str, int]) -> dict[str, float]:
 
 def _memory(pids: dict[str, int]) -> dict[str, int]:
     return {what: memory_bytes(pid) for what, pid in pids.items()} if CAN_TELL else {}
+
+
+def _has_file(side: Side, content: bytes, looked: set[tuple[Path, int]]) -> bool:
+    """Whether a file with this content (its hash) is archived. Cheap: the linac, in this process, is not to be disturbed."""
+    for path in (side.root / "patients").glob("*/*.xz"):
+        with contextlib.suppress(OSError, EOFError, lzma.LZMAError):
+            here = (path, path.stat().st_size)
+            if here not in looked:
+                looked.add(here)
+                if hashlib.sha256(lzma.decompress(path.read_bytes())).digest() == content:
+                    return True
+    return False
+
+
+def _journal_keeps_up(side: Side, sent: list[int]) -> None:
+    """Wait until our journal has what was sent: hundreds of times faster than real, a disk that pauses for half a second would
+    fill the listener's queue, which never holds the linac up but drops."""
+    if isinstance(side, Ours):
+        folder = Spool(side.spool, SERIAL).journal
+        wait_until(lambda: journal.size(folder) >= sent[0], SETTLE_SECONDS, every=0.002)
 
 
 def _settle(pids: dict[str, int]) -> None:

@@ -98,11 +98,12 @@ class _Draft:
         self.session = session
         self.content = hashlib.sha256()
         self.tried = ""  # a stamp under which we wrote, but what we wrote was not found: ours to write again
-        self._packer = lzma.LZMACompressor(preset=_PRESET)
+        self._packer: lzma.LZMACompressor | None = lzma.LZMACompressor(preset=_PRESET)  # None once the file is finished
         self._parts: list[bytes] = []
-        self._finished = False
 
     def add(self, raw: bytes) -> None:
+        if self._packer is None:
+            raise ValueError("a finished session takes no more messages")
         self.content.update(raw)
         part = self._packer.compress(raw)
         if part:
@@ -110,9 +111,9 @@ class _Draft:
 
     def finish(self) -> bytes:
         """The file. May be called again."""
-        if not self._finished:
+        if self._packer is not None:
             self._parts.append(self._packer.flush())
-            self._parts, self._finished = [b"".join(self._parts)], True
+            self._parts, self._packer = [b"".join(self._parts)], None
         return self._parts[0]
 
 
@@ -185,8 +186,7 @@ class Archiver:
         self._store_all()
         self._write_live()
         self._save()
-        if reader.at_end:
-            self._tend()
+        self._tend()  # also while much waits: that is when the disk fills
         return self._failed
 
     def finish(self) -> list[Archived]:

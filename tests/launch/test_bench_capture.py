@@ -118,7 +118,7 @@ def test_faults_ours_keeps_all_and_the_other_side_is_bounded(tmp_path: Path) -> 
     if importlib.util.find_spec("pymedphys") is not None:
         cases.append(("end of the connection (FIN)", "peer", partial(Peer, python=Path(sys.executable))))
     trials = [
-        Trial(fault, FAULTS[fault], name, make, tmp_path / f"{number}", bound=8.0, speed=20.0)
+        Trial(fault, FAULTS[fault], name, make, tmp_path / f"{number}", bound=5.0, speed=20.0)
         for number, (fault, name, make) in enumerate(cases)
     ]
     outcomes = run_trials(trials, at_once=3)

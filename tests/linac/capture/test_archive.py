@@ -580,6 +580,21 @@ def test_a_journal_over_its_limit_is_warned_about_and_cleared_as_far_as_it_is_ar
     assert any("The journal of linac 4299" in warning for warning in archiver.warnings)
 
 
+def test_a_filling_disk_is_warned_about_while_many_sessions_wait_for_a_share_that_is_away(site: SimpleNamespace) -> None:
+    storage = Storage(site.icom)
+    storage.fail = lambda *_: (_ for _ in ()).throw(StorageError("away"))
+    for n in range(archive.PENDING_SESSIONS + 4):
+        site.record(*site.lab.session(f"TEST-{n}", 9, first=12 * n), *site.lab.idle(3, 12 * n + 9))
+    archiver = site.archiver(storage, journal_limit_bytes=1000)
+    with pytest.raises(StorageError):
+        archiver.run_once()
+    assert any("The journal of linac 4299" in warning for warning in archiver.warnings)
+    storage.fail = lambda *_: None
+    while archiver.run_once():
+        pass
+    assert len(site.files()) == archive.PENDING_SESSIONS + 4, "and none of them was lost to the clearing"
+
+
 def test_a_new_journal_is_not_taken_for_the_old_one(site: SimpleNamespace) -> None:
     """Somebody cleared the journal by hand: the checkpoint and the ledger speak of another one."""
     site.record(*site.lab.session("TEST-1", 9), *site.lab.idle(3, 9))
