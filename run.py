@@ -6,6 +6,7 @@
     python run.py bench    speed and size on this computer, beside PyMedPhys's
     python run.py serve    Prefect server, worker and flows; Ctrl-C stops them
     python run.py blocks FILE    a site's blocks from a file (see site.example.toml)
+    python run.py setup    only makes .venv, for a service or for a computer that is to have no connection later
 
 Needs Python 3.11 to 3.13 and nothing else; works the same on Windows and Linux. `python run.py COMMAND --help` tells more.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations  # so that an old Python gets as far as the m
 
 import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -84,20 +86,58 @@ def install() -> str | None:
             f"Could not make the virtual environment {VENV}: {error}. On Debian or Ubuntu, `apt install python3-venv` "
             "is probably missing; on Windows, close programs that use the folder and try again."
         )
-    pip = [str(venv_python()), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-input"]
     for what in (
         ["-r", str(PROJECT / "requirements.txt")],
         ["--no-deps", "--no-build-isolation", "-e", str(PROJECT)],
     ):
-        done = subprocess.run(pip + what, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        if done.returncode:
-            return (
-                f"pip could not install {' '.join(what)}:\n{done.stdout.decode(errors='replace')[-3000:]}\n"
-                "Check the connection to the package index (pip's own settings tell it of a hospital's proxy), then try again."
-            )
+        code, said = pip(what)
+        if code:
+            return f"pip could not install {' '.join(what)}:\n{said[-3000:]}\n{advice_on(said)}"
     STAMP.write_text(wanted, encoding="utf-8")
     print(f"Installed in {time.monotonic() - started:.0f} s.", flush=True)
     return None
+
+
+def pip(what: list[str]) -> tuple[int, str]:
+    """Run `pip install`: its exit code and what it said. Now and then a line tells that it is still at work."""
+    command = [str(venv_python()), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-input", *what]
+    started = time.monotonic()
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        while True:
+            try:
+                said, _ = process.communicate(timeout=30)
+                return process.returncode, said.decode(errors="replace")
+            except subprocess.TimeoutExpired:
+                print(f"  still installing, for {time.monotonic() - started:.0f} s...", flush=True)
+            except BaseException:  # Ctrl-C: what is half installed is installed anew next time
+                process.kill()
+                raise
+
+
+PIP_TROUBLES = {
+    r"No space left|Errno 28|not enough space|WinError 112": "The disk is full: make 2 GB of room, then try again.",
+    r"Permission denied|Errno 13|Access is denied|WinError (5|32)\b": "A file is in use, or may not be written by your account. "
+    "Close programs that use this folder (a running `serve` does), look at its access rights, then try again.",
+    r"CERTIFICATE_VERIFY_FAILED|SSLError": "The certificate of the package index, or of a proxy before it, is not trusted. "
+    "Ask hospital IT for the proxy's certificate as a file, run `python -m pip config set global.cert FILE`, then try again.",
+    r"connection broken|(Connection|Connect|Proxy|Timeout)Error|timed out|name resolution|getaddrinfo|Network is unreachable": (
+        "The package index cannot be reached. Behind a proxy, run `python -m pip config set global.proxy http://PROXY:PORT`; "
+        "with a mirror of the hospital's own, `python -m pip config set global.index-url ADDRESS`; then try again."
+    ),
+    r"No matching distribution|Could not find a version|Failed building wheel|metadata-generation-failed": (
+        "The package index that pip asks has no such version for this Python. Use a 64-bit Python 3.11, 3.12 or 3.13 from "
+        "python.org or your Linux; where pip asks a mirror, it must hold the versions of requirements.txt."
+    ),
+}
+"""What pip says (a pattern) -> what to do. The first that fits counts: a full disk or a broken connection has consequences."""
+
+
+def advice_on(said: str) -> str:
+    """What to do about a failure of pip, by what it says."""
+    for pattern, advice in PIP_TROUBLES.items():
+        if re.search(pattern, said, re.IGNORECASE):
+            return advice
+    return "What pip says above is the reason. Once it is mended, the same command goes on from there."
 
 
 def reusable() -> bool:
@@ -112,13 +152,21 @@ def reusable() -> bool:
 
 
 def hand_over(module: str, arguments: list[str]) -> int:
-    """Run a module of the project in .venv. Ctrl-C reaches it directly; a termination is passed on."""
-    child = subprocess.Popen([str(venv_python()), "-m", module, *arguments], env={**os.environ, "PYTHONUTF8": "1"})
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "SIGBREAK"):
-        signal.signal(signal.SIGBREAK, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
-    return child.wait()
+    """Run a module of the project in .venv.
+
+    On Linux it takes this process's place, so that what a terminal, a service manager or `kill` tells this process reaches it,
+    once. On Windows the console's Ctrl-C and Ctrl-Break reach it directly.
+    """
+    command = [str(venv_python()), "-m", module, *arguments]
+    environment = {**os.environ, "PYTHONUTF8": "1"}
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if os.name != "nt":
+        os.execve(command[0], command, environment)  # noqa: S606 (no shell is meant)
+    for name in ("SIGINT", "SIGBREAK"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    return subprocess.Popen(command, env=environment).wait()
 
 
 def complain(text: str) -> int:
@@ -127,4 +175,7 @@ def complain(text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(complain("\nStopped. The same command goes on from there."))

@@ -2,6 +2,8 @@
 
 import ipaddress
 import re
+from datetime import date
+from enum import Enum
 from typing import Annotated
 
 from prefect.blocks.core import Block
@@ -54,6 +56,34 @@ def block_name(serial: str) -> str:
     return "linac-" + serial.lower().replace("_", "-")
 
 
+ENERGY_PATTERN = re.compile(r"\d{1,2}( ?(MV|MeV|FFF|MV FFF))?", re.IGNORECASE)
+
+
+class Service(Enum):
+    """What keeps a linac's recording running."""
+
+    WORKER = "prefect worker"
+    NSSM = "nssm"
+    SYSTEMD = "systemd"
+
+
+def checked_energy(energy: str) -> str:
+    """An energy as PyMedPhys's configuration has it. Raises `ValueError` for what is none."""
+    energy = " ".join(energy.split())
+    if not ENERGY_PATTERN.fullmatch(energy):
+        raise ValueError("An energy is a number, for example '6', '10 FFF' or '12 MeV'.")
+    return energy
+
+
+def checked_host(host: str) -> str:
+    """A computer's name without blanks around it, or empty. Raises `ValueError` where it is no name."""
+    return checked_address(host) if host.strip() else ""
+
+
+Energy = Annotated[str, AfterValidator(checked_energy)]
+Host = Annotated[str, AfterValidator(checked_host)]
+
+
 class Linac(Block):
     """An Elekta linac that is recorded and indexed.
 
@@ -73,3 +103,36 @@ class Linac(Block):
     port: Port = Field(default=ICOM_PORT, description="Port of the iCom service, 1706 on every real linac.")
     site: Site = Field(description="Site where the linac stands.")
     backup: Share = Field(description="Share where the NSS leaves its diagnostic backups, the files named 'SDD+...zip'.")
+    service: Service = Field(
+        default=Service.WORKER,
+        description="What keeps the recording running: 'prefect worker', a Windows service by 'nssm', or 'systemd'.",
+    )
+    capture_host: Host = Field(
+        default="",
+        title="Capture host",
+        description="Name of the computer that records this linac; leave it empty for the site's.",
+    )
+    energies: list[Energy] = Field(
+        default_factory=list, description="Energies of the linac for PyMedPhys's configuration, for example '6' and '10 FFF'."
+    )
+    iview_alias: str = Field(
+        default="",
+        max_length=64,
+        title="iView alias",
+        description="Name of the linac in the iView's database, for example '4299_iView'; leave it empty if it has none.",
+    )
+    service_folder: str = Field(
+        default="",
+        title="Folder for service files",
+        description="Folder where add-linac leaves the service files for IT; empty, it is 'services' on the records share.",
+    )
+    in_service: date | None = Field(
+        default=None,
+        title="In service since",
+        description="Day on which add-linac saw messages come through the whole chain for the first time; it fills this in.",
+    )
+
+    @property
+    def recorded_by(self) -> str:
+        """Name of the computer that records this linac; empty where it is the one of the site's worker."""
+        return self.capture_host or self.site.capture_host

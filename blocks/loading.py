@@ -29,11 +29,16 @@ def load(kind: type[AnyBlock], name: str) -> AnyBlock | None:
 
 def load_all(kind: type[AnyBlock]) -> list[AnyBlock]:
     """All saved blocks of a kind, in order of their names."""
+    return [block for _, block in named(kind)]
+
+
+def named(kind: type[AnyBlock]) -> list[tuple[str, AnyBlock]]:
+    """All saved blocks of a kind with their names, in order of these."""
     try:
         with get_client(sync_client=True) as client:
             documents = client.read_block_documents_by_type(kind.get_block_type_slug(), include_secrets=False)
     except ObjectNotFound:
         documents = []
     names = sorted(document.name for document in documents if document.name)
-    blocks = [load(kind, name) for name in names]
-    return [block for block in blocks if block is not None]
+    blocks = [(name, load(kind, name)) for name in names]
+    return [(name, block) for name, block in blocks if block is not None]

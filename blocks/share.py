@@ -1,11 +1,32 @@
 """A folder that flows read or write, and how to reach it."""
 
+import contextlib
+import uuid
+from pathlib import Path, PureWindowsPath
+from typing import NamedTuple
+
 from prefect.blocks.core import Block
 from pydantic import Field, field_validator
 
 from blocks.credentials import SmbCredentials, SshGateway
-from linac.errors import SetupError
-from linac.transport import Folder, connect
+from linac.errors import LinacError
+from linac.transport import Credentials, Folder, connect
+from linac.transport.connecting import split_unc
+
+
+class Line(NamedTuple):
+    """One line of a check: what was tried, whether it works, and what it showed or what to do.
+
+    >>> print(Line("Listing it", True, "12 files and folders."))
+    ok: Listing it: 12 files and folders.
+    """
+
+    what: str
+    ok: bool
+    seen: str
+
+    def __str__(self) -> str:
+        return f"{'ok' if self.ok else 'trouble'}: {self.what}: {self.seen}"
 
 
 class Share(Block):
@@ -15,7 +36,9 @@ class Share(Block):
         ```python
         from blocks import Share
 
-        with Share.load("BLOCK_NAME").connect() as folder:
+        share = Share.load("BLOCK_NAME")
+        print(*share.check(), sep="\n")
+        with share.connect() as folder:
             print([entry.name for entry in folder.list("SDD+*.zip")])
         ```
     """
@@ -37,17 +60,74 @@ class Share(Block):
 
     @field_validator("path")
     @classmethod
-    def _trimmed(cls, path: str) -> str:
-        return path.strip().strip('"')
+    def _whole(cls, path: str) -> str:
+        path = path.strip().strip('"').strip()
+        if not path:
+            raise ValueError(r"Give a folder, as in 'D:\physics\records' or '\\server\share\folder'.")
+        if not Path(path).is_absolute() and not PureWindowsPath(path).is_absolute():
+            raise ValueError(
+                rf"{path!r} would depend on where a worker happens to run. Give the whole path, as in 'D:\physics\records', "
+                r"'/srv/records' or '\\server\share\folder'."
+            )
+        return path
 
     def connect(self, below: str = "") -> Folder:
         """The folder, or the one of that name below it, ready for use; to be closed by the caller.
 
-        Raises `SetupError` where this version cannot reach it: it opens what the operating system opens by itself.
+        Nothing is connected before its first use. Raises `SetupError` where path, account and gateway do not go together.
         """
-        if self.gateway is not None or self.port != 445:
-            raise SetupError(
-                f"{self.path}: this version opens shares through the operating system only, without a gateway and on port 445. "
-                "Mount the share on the worker's computer and give the mounted folder in its Share block."
-            )
-        return connect(f"{self.path.rstrip('/' + chr(92))}/{below}" if below else self.path)
+        account = None
+        if self.credentials is not None:
+            given = self.credentials
+            account = Credentials(given.username.strip(), given.password.get_secret_value(), given.domain.strip())
+        folder = connect(self.path, account, self.port, self.gateway.open() if self.gateway is not None else None)
+        return folder.below(below) if below else folder
+
+    def check(self, write: bool = False) -> list[Line]:
+        """What works and what does not, step by step, in an operator's words; the first step that fails is the last line.
+
+        With `write` it also writes, replaces and removes a small file, as the records need it; without, it changes nothing.
+        """
+        lines: list[Line] = []
+        unc = split_unc(self.path)
+        if self.gateway is not None and unc is not None:
+            for text in self.gateway.check(unc[0], self.port):
+                state, _, seen = text.partition(": ")
+                lines.append(Line(f"Gateway {self.gateway.host}", state == "ok", seen))
+                if state != "ok":
+                    return lines
+        doing = f"Opening {self.path}"
+        try:
+            with self.connect() as folder:
+                folder.check()
+                lines.append(Line(doing, True, self._opened_as()))
+                doing = "Listing it"
+                count = len(folder.list())
+                lines.append(Line(doing, True, f"{count} files and folders."))
+                doing = "Free space"
+                lines.append(Line(doing, True, f"{folder.free() / 2**30:.0f} GiB."))
+                if write:
+                    doing = "Writing, replacing and removing a file in it"
+                    lines.append(Line(doing, *_written(folder)))
+        except LinacError as error:
+            lines.append(Line(doing, False, str(error)))
+        return lines
+
+    def _opened_as(self) -> str:
+        if self.credentials is None:
+            return "this computer opens it by itself."
+        return f"it answers on port {self.port}, takes the account {self.credentials.username!r}, and the folder is there."
+
+
+def _written(folder: Folder) -> tuple[bool, str]:
+    name = f"linac-flows-check-{uuid.uuid4().hex[:8]}.txt"
+    try:
+        folder.write(name, b"1")
+        folder.write(name, b"2")
+        whole = folder.read(name) == b"2"
+    finally:
+        with contextlib.suppress(LinacError):
+            folder.remove(name)
+    if not whole:
+        return False, "a file that was replaced still shows its old content. Turn off offline caching of the share."
+    return True, "it can be written."

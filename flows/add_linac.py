@@ -1,69 +1,124 @@
 """add-linac: put a linac into service, at one button.
 
-    prefect deployment run add-linac -p serial=4299 -p address=192.168.17.40 -p site=nbcc
+    prefect deployment run add-linac -p serial=4299 -p address=192.168.17.40 -p site=nbcc -p nss_credentials=nss-4299
+    python -m flows.add_linac --serial 4299 --address 192.168.17.40 --site nbcc --nss-credentials nss-4299
 
-Checks first; changes only when nothing failed; can be run again at any time with the same or other answers.
+It checks, plans, changes what the plan says, and waits for messages to come through. It changes nothing while a check fails. Run
+it again at any time: the same answers change nothing, others change what differs, and what broke off half-way is finished.
 """
 
-from prefect import flow
+import sys
 
-from blocks import Linac, Share
-from blocks.linac import ICOM_PORT, Address, Port, Serial
-from linac.errors import LinacError, SetupError
-from tasks.automations import make_automations
-from tasks.checks import Outcome, check_backup, check_icom, check_records, check_spool
-from tasks.provision import load_credentials, load_site, make_capture_deployment, save_linac, schedule_nightly, start_capture
-from tasks.reports import report_added_linac
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+
+from blocks.linac import ICOM_PORT, Service
+from tasks.checks import STEADINESS_SECONDS, make_checklist
+from tasks.command_line import run_from_command_line
+from tasks.commission import put_into_service, wait_for_messages, wait_for_session
+from tasks.forms import (
+    AddressField,
+    AliasField,
+    BackupField,
+    CredentialsField,
+    DryRunField,
+    EnergiesField,
+    HostField,
+    PortField,
+    SerialField,
+    ServiceField,
+    ServiceFolderField,
+    SessionField,
+    SiteField,
+    SmbPortField,
+    SteadinessField,
+    WaitField,
+    make_linac,
+)
+from tasks.plan import carry_out_all
+from tasks.record import Record
+from tasks.steps import make_plan
 
 
 @flow(name="add-linac", flow_run_name="add-linac-{serial}", description=__doc__)
 def add_linac(
-    serial: Serial,
-    address: Address,
-    site: str,
-    backup_folder: str | None = None,
-    nss_credentials: str | None = None,
-    icom_port: Port = ICOM_PORT,
-    dry_run: bool = False,
-) -> None:
-    r"""Put a linac into service.
+    serial: SerialField,
+    address: AddressField,
+    site: SiteField,
+    nss_credentials: CredentialsField = "",
+    backup_folder: BackupField = "",
+    service: ServiceField = Service.WORKER,
+    capture_host: HostField = "",
+    energies: EnergiesField = [],  # noqa: B006 (Prefect shows it in the form and never changes it)
+    iview_alias: AliasField = "",
+    service_folder: ServiceFolderField = "",
+    steadiness_seconds: SteadinessField = STEADINESS_SECONDS,
+    wait_seconds: WaitField = 120,
+    wait_for_session_minutes: SessionField = 0,
+    icom_port: PortField = ICOM_PORT,
+    nss_port: SmbPortField = 445,
+    dry_run: DryRunField = False,
+) -> State[None]:
+    """Put a linac into service.
 
     Args:
         serial: Serial number of the linac, or another unique name that never changes, for example 4299.
         address: Hospital DNS IP address that the linac's NSS was given, for example 192.168.17.40.
         site: Name of the Site block of the site where the linac stands, for example nbcc.
-        backup_folder: Folder of the NSS's diagnostic backups; left empty, it is \\<address>\Backup\TCS, as the NSS shares it.
-        nss_credentials: Name of the SMB credentials block with the NSS account; left empty for a local or mounted folder.
-        icom_port: Port of the iCom service, 1706 on every real linac.
-        dry_run: Check everything and say how it went, but change nothing.
+        nss_credentials: Name of the SMB credentials block with the NSS account, for example nss-4299. Leave it empty for a local
+            or mounted backup folder.
+        backup_folder: Folder of the NSS's diagnostic backups. Left empty, it is the folder TCS of the share Backup
+            at that address.
+        service: What keeps the recording running. With prefect worker it starts from here; with nssm or systemd there are service
+            files for IT to install on the capture host.
+        capture_host: Name of the computer that records the iCom stream. Left empty, it is the site's capture host, or else the
+            computer of the site's Prefect worker.
+        energies: Energies of the linac for PyMedPhys's configuration, for example 6 and 10 FFF.
+        iview_alias: Name of the linac in the iView's database, for example 4299_iView. Leave it empty where there is no iView.
+        service_folder: Folder where the service files for IT are written. Left empty, it is services on the records share.
+        steadiness_seconds: How many seconds the network to the linac is watched before anything is changed. A minute shows the
+            worst, a longer time at a busy hour shows more.
+        wait_seconds: How many seconds to wait, once everything is in place, for the first messages to reach the records share.
+            With 0 nobody waits, and the linac is put into service by running this again.
+        wait_for_session_minutes: How many minutes to wait for the first session to be archived. With 0 nobody waits for one.
+        icom_port: Port of the iCom service, which is 1706 on every real linac.
+        nss_port: Port of the NSS's shares, which is 445 on every real NSS; another one where a tunnel leads there.
+        dry_run: Check everything and show the plan with all differences, but change nothing.
     """
-    where = load_site(site)
-    linac = Linac(
+    linac = make_linac(
         serial=serial,
         address=address,
-        port=icom_port,
-        site=where,
-        backup=Share(
-            path=backup_folder or rf"\\{address}\Backup\TCS",
-            credentials=load_credentials(nss_credentials) if nss_credentials else None,
-        ),
+        site=site,
+        nss_credentials=nss_credentials,
+        backup_folder=backup_folder,
+        icom_port=icom_port,
+        nss_port=nss_port,
+        service=service,
+        capture_host=capture_host,
+        energies=energies,
+        iview_alias=iview_alias,
+        service_folder=service_folder,
     )
-    checks = [check_icom(linac), check_backup(linac), check_records(where.records), check_spool(linac)]
-    failed = [check for check in checks if check.outcome is Outcome.FAIL]
-    done: list[str] = []
-    error = ""
+    record = Record(linac, dry_run)
     try:
-        if not failed and not dry_run:
-            done.append(save_linac(linac))
-            done.append(make_capture_deployment(linac))
-            done.append(make_automations(linac))
-            done.append(schedule_nightly(where, site))
-            done.append(start_capture(linac.serial))
-    except LinacError as problem:
-        error = str(problem)
+        record.checklist = make_checklist(linac, steadiness_seconds)
+        record.plan = make_plan(linac, site)
+        record.refuse_if_anything_is_wrong()
+        if not dry_run:
+            carry_out_all(record.plan, record.done)
+            record.waiting = wait_for_messages(linac, wait_seconds, record.chain)
+            if wait_for_session_minutes and not record.waiting:
+                record.chain.append(wait_for_session(linac, wait_for_session_minutes))
+            if not record.waiting:
+                record.linac = put_into_service(linac)
+        return Completed(message=record.verdict().replace("**", ""))
+    except BaseException as error:
+        record.note_failure(error)
         raise
     finally:
-        report_added_linac(linac, checks, done, error, dry_run)
-    if failed:
-        reasons = " ".join(check.seen for check in failed)
-        raise SetupError(f"Linac {serial} was not added; nothing was changed. {reasons}")
+        record.write()
+
+
+if __name__ == "__main__":
+    sys.exit(run_from_command_line(add_linac))

@@ -5,14 +5,22 @@ prefect.toml). A bare flow name is completed to the one deployment that everybod
 stays text, which Prefect would read as a number and then refuse.
 """
 
+import json
 import sys
 
 from prefect.plugins import HookContext, SetupResult, register_hook
 
-USUAL_DEPLOYMENTS = {"add-linac": "add-linac", "icom-capture": "by-serial", "trf-index": "nightly"}
+USUAL_DEPLOYMENTS = {
+    "add-linac": "add-linac",
+    "add-linacs": "add-linacs",
+    "check-linac": "by-serial",
+    "remove-linac": "remove-linac",
+    "icom-capture": "by-serial",
+    "trf-index": "nightly",
+}
 """Flow name -> the deployment meant by its bare name (prefect.yaml)."""
 
-TEXTS = ("serial", "site")
+TEXTS = ("serial", "site", "nss_credentials", "capture_host", "iview_alias")
 """Parameters that are text even where they look like a number."""
 
 
@@ -34,6 +42,8 @@ def _completed_word(word: str) -> str:
     name, _, value = word.partition("=")
     if name in TEXTS and value.isdecimal():
         return f'{name}="{value}"'
+    if "\\" in value and not value.startswith(('"', "[", "{")):  # a Windows path, which Prefect would read as JSON with escapes
+        return f"{name}={json.dumps(value)}"
     return word
 
 

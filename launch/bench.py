@@ -38,14 +38,17 @@ PARTS = {
     "trf": "launch.bench_trf",
     "index": "launch.bench_index",
     "capture": "launch.bench_capture",
+    "hang": "launch.bench_capture_hang",
     "soak": "launch.bench_capture_soak",
+    "smb": "launch.bench_smb",
+    "ssh": "launch.bench_ssh",
 }
 """What can be measured: a module each, with a `TITLE` and `measure(setting)`, which yields rows."""
 
-WITHOUT_LOGS = ("capture", "soak")
+WITHOUT_LOGS = ("capture", "hang", "soak", "smb", "ssh")
 """These need no logs, and no core for themselves: several processes take part that must not wait for each other."""
 
-ON_DEMAND = ("soak",)
+ON_DEMAND = ("hang", "soak", "smb", "ssh")
 """Not part of `all`."""
 
 SOAK_MINUTES = 10.0
@@ -400,7 +403,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("part", nargs="?", default="all", choices=[*PARTS, "all"], help="what to measure (default: all)")
     parser.add_argument("--quick", action="store_true", help="small and few, in a minute: to see that it works")
     parser.add_argument(
-        "--minutes", type=float, default=SOAK_MINUTES, help="how long the soak test may take (default: %(default)g)"
+        "--minutes", type=float, default=SOAK_MINUTES, help="how long hang or soak may take (default: %(default)g)"
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="a Markdown file to keep the tables in")
     parser.add_argument("--samples", type=Path, metavar="DIR", default=SAMPLES, help="a folder of TRF logs to measure with")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from launch.bench import Limit, Row, Setting
 from launch.bench_capture_faults import FAULTS, Outcome, Trial, run_trials
-from launch.bench_capture_sides import SERIAL, InThread, MeasuredLinac, Ours, Peer, Side, kept, loopback_linac, wait_until
+from launch.bench_capture_sides import SERIAL, InThread, MeasuredLinac, Ours, Peer, Side, Sink, kept, loopback_linac, wait_until
 from launch.bench_capture_watch import watch_for
 from launch.bench_process import CAN_TELL, cpu_seconds, memory_bytes
 from linac.capture import journal
@@ -137,7 +137,7 @@ def pace_trial(setting: Setting, sizes: Sizes, name: str, kind: Kind) -> Found:
         watch = watch_for(side)
         linac.on_send = lambda moment, data: watch.sent.append((moment, data))
         side.start()
-        _connected(linac, side)
+        connected(linac, side)
         session = linac.start_session(make_session(sizes.latency_seconds * 2))
         wait_until(session.started.is_set, 5, "no session began")
         pids = side.pids()
@@ -171,8 +171,8 @@ def _at_pace(found: dict[str, Found], setting: Setting) -> Iterator[Row]:
         "message when the next one arrives."
     )
     setting.note(
-        "At 4 messages a second, 1000 messages are 250 s: our seconds are then mostly the status file, written every second, and "
-        "the archiver, which looks four times a second."
+        "At 4 messages a second, 1000 messages are 250 s: our seconds are then mostly waking up for each message, the status "
+        "file and the sync of every second, and the archiver, which looks four times a second and writes `live/`."
     )
 
 
@@ -210,7 +210,7 @@ def flood_trial(setting: Setting, sizes: Sizes, name: str, kind: Kind) -> Found:
     ):
         linac.pace = 0.25
         side.start()
-        _connected(linac, side)
+        connected(linac, side)
         wait_until(lambda: linac.messages_sent >= 4, 10, "no messages were sent")
         pids, [client] = side.pids(), linac.clients
         session = make_session(sizes.session_seconds)
@@ -272,7 +272,7 @@ def _flooded(found: dict[str, Found], setting: Setting, sizes: Sizes) -> Iterato
         yield Row(name, part.mb_per_1000, "MB", theirs, n=part.messages)
     yield from _held("after that", ours, peer)
     minutes = f"{sizes.session_seconds / 60:.0f} minutes"
-    yield _blocked_row(f"longest blocked send of the linac while a session of {minutes} is archived", ours, peer)
+    yield blocked_row(f"longest blocked send of the linac while a session of {minutes} is archived", ours, peer)
     yield Row(
         "from the session's end to its file, whole",
         _seconds(ours.archived_after, sizes.archive_bound),
@@ -285,8 +285,10 @@ def _flooded(found: dict[str, Found], setting: Setting, sizes: Sizes) -> Iterato
     )
 
 
-def _blocked_row(name: str, ours: Found, peer: Found | None) -> Row:
-    return Row(name, 1000 * ours.blocked, "ms", _blocked(peer) if peer else None, limit=BLOCKED_MS)
+def blocked_row(name: str, ours: Found, peer: Found | None, floor: Found | None = None) -> Row:
+    """How long a send of the linac was blocked."""
+    least = 1000 * floor.blocked if floor else None
+    return Row(name, 1000 * ours.blocked, "ms", _blocked(peer) if peer else None, least, limit=BLOCKED_MS)
 
 
 def _blocked(found: Found) -> float | str:
@@ -307,7 +309,7 @@ def share_trial(setting: Setting, sizes: Sizes, order: str, name: str, kind: Kin
     work = setting.work / f"{order.split()[0]}-{name}"
     with loopback_linac(send_buffer=SMALL_BUFFER) as linac, kind(work, linac.address, share=True) as side:
         side.start()
-        _connected(linac, side)
+        connected(linac, side)
         linac.start_session(make_session(2 * sizes.hang_seconds + 60))
         time.sleep(3)
         side.behave(order)
@@ -323,12 +325,16 @@ def _shares(setting: Setting, sizes: Sizes, kinds: list[tuple[str, Kind]]) -> It
     running = {
         (order, name): InThread(partial(share_trial, setting, sizes, order, name, kind))
         for order in orders
-        for name, kind in kinds
+        for name, kind in [*kinds, ("floor", Sink)]
     }
     results = {key: trial.result() for key, trial in running.items()}
     for order, what in orders.items():
         name = f"longest blocked send of the linac while the share {what}, {sizes.hang_seconds:.0f} s"
-        yield _blocked_row(name, results[order, "ours"], results.get((order, "peer")))
+        yield blocked_row(name, results[order, "ours"], results.get((order, "peer")), results[order, "floor"])
+    setting.note(
+        "Floor: a program that only reads and throws away, with a linac of its own at the same time. Its linac, too, waits until "
+        "the system lets it and the reader run."
+    )
     setting.note(
         "The share's trouble is made in the listening process by an audit hook of Python, the same for both: each opening, "
         "making, listing, renaming or removing of a file in the iCom folder first waits, or fails where the share is read-only."
@@ -385,7 +391,7 @@ def _again(outcome: Outcome, bound: float) -> float | str:
 # Helpers.
 
 
-def _connected(linac: MeasuredLinac, side: Side) -> None:
+def connected(linac: MeasuredLinac, side: Side) -> None:
     """Wait until the listener is connected, and settled."""
     wait_until(lambda: linac.client_stays(0.5), 30, f"{side.name} did not connect; see {side.work / 'log'}")
 

@@ -231,6 +231,15 @@ class Peer(Side):
         return [str(self.python), ""], ["pymedphys", "icom", "listen", self.address[0], str(self.root)]
 
 
+class Sink(Side):
+    """A program that reads and keeps nothing: what this computer allows at this moment, with everything else that it does."""
+
+    name = "floor"
+
+    def command(self) -> tuple[list[str], list[str]]:
+        return [sys.executable, str(PROJECT)], ["launch.bench_capture_sink", self.address[0], str(self.address[1])]
+
+
 def wait_until(done: Callable[[], bool], seconds: float, otherwise: str = "", every: float = 0.02) -> bool:
     """Wait for something; False after so long. Raises `BenchError` then, if `otherwise` says what has failed."""
     until = time.monotonic() + seconds

@@ -40,8 +40,9 @@ FULL_BACKLOG_BYTES, FREE_BACKLOG_BYTES = 96 << 20, 24 << 20
 FULL_QUEUE_BYTES = 1 << 20
 """Likewise for the listener's queue. It never holds the linac up, so it would drop what comes faster than the disk takes it."""
 
-PACE_SECONDS = 1 / 800
-"""Between messages: 200 times as fast as real. The queue then lasts for a second in which the disk does nothing."""
+PACE_SECONDS = 1 / 2000
+"""Between messages, beside the time to make one: some 250 times as fast as real. The queue then lasts for a second in which the
+disk does nothing."""
 
 SLOW_PACE_SECONDS = 0.1
 LOOK_SECONDS = 1.0

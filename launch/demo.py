@@ -10,13 +10,17 @@ import contextlib
 import json
 import os
 import re
+import shlex
+import subprocess
 import sys
 import time
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from launch.stack import HOST, PROJECT, Child, Stack, end_in_order, end_undisturbed, free_port
+from launch import ending
+from launch.ending import complain, say
+from launch.stack import HOST, PROJECT, Child, Stack, free_port
 from linac.errors import LinacError
 
 if TYPE_CHECKING:
@@ -28,6 +32,14 @@ NIGHTS = 3
 
 SESSION_SECONDS = 180.0
 FLOW_SECONDS = 240.0
+SHARES_SECONDS = 60.0
+STEADINESS_SECONDS = 5
+"""For so long add-linac watches the network before it changes anything; a real linac is watched for longer."""
+
+DELAY_SECONDS = 12
+"""The linac treats once somebody has listened for so long: longer than add-linac watches, so that all of it is recorded."""
+
+ACCOUNT = "demo-nss"
 
 
 class DemoError(LinacError):
@@ -51,15 +63,16 @@ class Demo:
     def __init__(self, out: Path, trf: Path | None) -> None:
         self.out, self.trf = out, trf
         self.started = time.monotonic()
-        self.stack = Stack(out / "prefect", free_port())
+        self.stack = Stack(out / "prefect", free_port(), self.say)
         self.simulator: Child | None = None
-        self.backup = out / "nss" / "Backup" / "TCS"
-        self.records = out / "records"
+        self.shares: Child | None = None
+        self.backup, self.records = out / "Backup" / "TCS", out / "records"
         self.spool = out / "spool"
-        self.simulator_status = out / "nss" / "simulator.json"
+        self.simulator_status = out / "simulator.json"
+        self.smb: dict[str, Any] = {}
 
     def say(self, text: str) -> None:
-        print(f"[{time.monotonic() - self.started:5.1f} s] {text}", flush=True)
+        say(f"[{time.monotonic() - self.started:5.1f} s] {text}")
 
     def run(self) -> None:
         self.say("Starting a Prefect server and a worker...")
@@ -68,6 +81,7 @@ class Demo:
         self.say(f"Prefect's UI is at {self.stack.ui}")
         port = self.start_simulator()
         self.say(f"A simulated linac {SERIAL} speaks iCom on {HOST}:{port} and writes backups to {self.backup}")
+        self.start_shares()
         self.make_site()
         self.add_linac(port)
         session = self.wait_for_session()
@@ -75,8 +89,9 @@ class Demo:
         self.show(session, first=self.index(), second=self.index())
 
     def start_simulator(self) -> int:
-        arguments = [sys.executable, "-m", "linac.simulator", "--serial", SERIAL, "--port", "0", "--backup", str(self.backup)]
-        arguments += ["--nights", str(NIGHTS), "--sessions", "1", "--speed", "10", "--status", str(self.simulator_status)]
+        arguments = ["linac.simulator", "--serial", SERIAL, "--port", "0", "--backup", str(self.backup)]
+        arguments += ["--nights", str(NIGHTS), "--sessions", "1", "--speed", "10", "--delay", str(DELAY_SECONDS)]
+        arguments += ["--status", str(self.simulator_status)]
         if self.trf is not None:
             arguments += ["--trf", str(self.trf)]
         self.simulator = Child("simulator", arguments, self.out / "logs" / "simulator.log", self.stack.env)
@@ -88,19 +103,54 @@ class Demo:
             time.sleep(0.2)
         raise DemoError(f"The simulator did not get ready:\n{self.simulator.last_words()}")
 
-    def make_site(self) -> None:
-        from blocks import Share, Site
+    def start_shares(self) -> None:
+        """A real SMB server for the linac's backups and for the records, where Samba is installed; else they are folders."""
+        from launch.demo_shares import place
 
+        self.backup.mkdir(parents=True, exist_ok=True)
         self.records.mkdir(parents=True, exist_ok=True)
-        records = Share(path=str(self.records))
+        module = ["launch.demo_shares", str(self.out), str(self.spool), SERIAL]
+        self.shares = Child("SMB server", module, self.out / "logs" / "shares.log", self.stack.env)
+        until = time.monotonic() + SHARES_SECONDS
+        while not place(self.out).exists():
+            if self.shares.ended() or time.monotonic() > until:
+                raise DemoError(f"The shares did not get ready:\n{self.shares.last_words()}")
+            time.sleep(0.1)
+        answer = json.loads(place(self.out).read_text(encoding="utf-8"))
+        place(self.out).unlink()
+        if "reason" in answer:
+            self.say(f"{answer['reason']}: the NSS's share and the records share are folders on this computer.")
+            return
+        self.smb = answer
+        self.say(
+            f"A real SMB server (Samba) on port {answer['port']} serves them as {self.shared('Backup', 'TCS')}, and the records "
+            f"share {self.shared('records')}."
+        )
+
+    def shared(self, *names: str) -> str:
+        """The path that flows use: on the SMB server, or the folder itself."""
+        return "\\\\" + "\\".join([HOST, *names]) if self.smb else str(self.out.joinpath(*names))
+
+    def make_site(self) -> None:
+        from blocks import Share, Site, SmbCredentials
+
+        access: dict[str, Any] = {}
+        if self.smb:
+            account = SmbCredentials(username=self.smb["user"], password=self.smb["password"])
+            account.save(ACCOUNT, overwrite=True)
+            access = {"credentials": account, "port": self.smb["port"]}
+        records = Share(path=self.shared("records"), **access)
         records.save("demo-records", overwrite=True)
         site = Site(name="Demo hospital", time_zone="Australia/Sydney", records=records, spool=str(self.spool))
         site.save("demo", overwrite=True)
 
     def add_linac(self, port: int) -> None:
-        answers = {"serial": SERIAL, "address": HOST, "icom_port": port, "site": "demo", "backup_folder": str(self.backup)}
+        answers = {"serial": SERIAL, "address": HOST, "icom_port": port, "site": "demo"}
+        answers |= {"backup_folder": self.shared("Backup", "TCS"), "steadiness_seconds": STEADINESS_SECONDS}
+        if self.smb:
+            answers |= {"nss_credentials": ACCOUNT, "nss_port": self.smb["port"]}
         parameters = [part for name, value in answers.items() for part in ("-p", f"{name}={value}")]
-        self.say("prefect deployment run add-linac " + " ".join(parameters))
+        self.say("prefect deployment run add-linac " + _typed(parameters))
         command = [sys.executable, "-m", "prefect", "deployment", "run", "add-linac", *parameters, "--watch"]
         self.stack.run("add the linac", command, FLOW_SECONDS)
         self.say(f"add-linac has put linac {SERIAL} into service; its stream is being recorded.")
@@ -179,13 +229,13 @@ class Demo:
             ("  duplicates", f"{first.duplicates} skipped: the backups overlap"),
             ("  set aside", str(first.aside)),
             ("  second run", f"{second.indexed} indexed, {second.backups} new backups"),
-            ("Files in", str(self.records)),
+            ("Files in", self.shared("records") + (f", on this computer {self.records}" if self.smb else "")),
             *(("  session", str(path)) for path in archive),
             ("  index", str(Path("TRF") / "deliveries")),
             ("  samples", str(Path("TRF") / "samples")),
             ("  raw logs", str(Path("TRF") / "raw")),
         ]
-        print("\nWhat was recorded\n" + "\n".join(f"  {title:<14}{text}" for title, text in rows), flush=True)
+        say("\nWhat was recorded\n" + "\n".join(f"  {title:<14}{text}" for title, text in rows))
 
     def stop(self) -> None:
         """Recording first, so that the linac sees an orderly end; then worker, server, simulator."""
@@ -202,8 +252,9 @@ class Demo:
 
         if not control.stop(self.spool, SERIAL):
             self.say("The listener has not ended yet; it was asked to.")
-        if self.simulator is not None:
-            self.simulator.end()
+        for child in (self.simulator, self.shares):
+            if child is not None:
+                child.end()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -213,35 +264,53 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=_path, metavar="DIR", help="folder for the files (default: a new one below demo-out)")
     options = parser.parse_args(arguments)
     out: Path = options.out or Path.cwd() / "demo-out" / f"{datetime.now():%Y%m%d-%H%M%S}"  # noqa: DTZ005 (a name for people)
-    if out.exists() and any(out.iterdir()):
-        print(f"{out} is not empty. Give another folder with --out, so that nothing of yours is mixed up.", file=sys.stderr)
+    problem = _unfit(out, options.trf)
+    if problem:
+        complain(problem)
         return 1
-    if options.trf is not None and not any(path.suffix.lower() == ".trf" for path in options.trf.glob("*")):
-        print(f"{options.trf} holds no TRF files. Give a folder with files named *.trf.", file=sys.stderr)
-        return 1
-    out.mkdir(parents=True, exist_ok=True)
+    ending.end_in_order()
     os.chdir(PROJECT)
-    end_in_order()
     demo = Demo(out, options.trf)
     code = 1
     try:
         demo.run()
         code = 0
         if options.keep:
-            print(f"\nPrefect's UI stays at {demo.stack.ui} until Ctrl-C.", flush=True)
-            while True:
+            say(f"\nPrefect's UI stays at {demo.stack.ui} until Ctrl-C.")
+            while not ending.asked():
                 time.sleep(1)
                 demo.stack.check()
     except KeyboardInterrupt:
-        print("\nStopping...", flush=True)
+        say("\nStopping...")
     except LinacError as error:
-        print(f"\nThe demo did not get through: {error}\nLogs are in {out}.", file=sys.stderr, flush=True)
+        complain(f"\nThe demo did not get through: {error}\nLogs are in {out}.")
         code = 1
     finally:
-        end_undisturbed()
+        ending.end_undisturbed()
         demo.stop()
     demo.say("Everything was stopped." if code == 0 else "Everything was stopped; the demo failed.")
     return code
+
+
+def _unfit(out: Path, trf: Path | None) -> str:
+    """What is wrong with the folders that were given; empty where nothing is. Makes the folder for the files."""
+    try:
+        if trf is not None and not any(path.suffix.lower() == ".trf" for path in trf.iterdir()):
+            return f"{trf} holds no TRF files. Give a folder with files named *.trf."
+    except OSError as error:
+        return f"--trf {trf}: {error.strerror or error}. Give a folder with files named *.trf."
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if any(out.iterdir()):
+            return f"{out} is not empty. Give another folder with --out, so that nothing of yours is mixed up."
+    except OSError as error:
+        return f"The demo's files cannot be put into {out}: {error.strerror or error}. Give another folder with --out."
+    return ""
+
+
+def _typed(words: list[str]) -> str:
+    """The words as they are to be typed at a prompt."""
+    return subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)
 
 
 def _path(text: str) -> Path:

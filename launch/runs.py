@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
+import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     FlowFilter,
@@ -18,7 +19,11 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.states import Cancelling, Crashed
 
+from blocks import Linac
+from blocks.linac import Service
 from launch.stack import write_json
+from linac.capture import control
+from linac.errors import LinacError
 from tasks.provision import UNFINISHED, ensure_capture, linacs_in_service
 
 CANCEL_SECONDS = 40.0
@@ -48,31 +53,75 @@ def cancel_running(say: Callable[[str], None]) -> bool:
     return False
 
 
-def running_captures() -> list[str]:
-    """Serials whose icom-capture is under way."""
-    with get_client(sync_client=True) as client:
-        runs = unfinished(client, "icom-capture")
-        return sorted({str(run.parameters["serial"]) for run in runs if "serial" in run.parameters})
+def captures_under_way(client: SyncPrefectClient, states: list[StateType] = UNFINISHED) -> list[FlowRun]:
+    """Runs of icom-capture that have not ended and say which linac they record."""
+    return [run for run in unfinished(client, "icom-capture", states) if run.parameters.get("serial")]
+
+
+# Which linacs are owed a recording. While `serve` runs, the server's database knows: a recording is a run that has not ended. An
+# orderly stop ends these runs, so their linacs are written to a file first; the next start reads it, and only when a new run of
+# each is in the database does the file go. In between both may name a linac, never neither, so the power may fail, or somebody
+# press Ctrl-C, at any line. A linac that is named twice is recorded once: `ensure_capture` sees to it.
 
 
 def remember_captures(path: Path) -> None:
-    """Write down which linacs are being recorded, for the next start."""
-    write_json(path, running_captures())
+    """Write down which linacs are being recorded, for the next start, and which the last start has not got to yet."""
+    with get_client(sync_client=True) as client:
+        running = {str(run.parameters["serial"]) for run in captures_under_way(client)}
+    write_json(path, sorted(running | remembered(path)))
+
+
+def remembered(path: Path) -> set[str]:
+    """The serials in the file; none where there is no file, or one that a hand has spoilt."""
+    with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
+        return {str(serial) for serial in json.loads(path.read_text(encoding="utf-8"))}
+    return set()
 
 
 def resume_captures(path: Path, say: Callable[[str], None]) -> None:
-    """Start the captures that ran when `serve` last ended, in order or by a power cut."""
-    remembered: list[str] = []
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        remembered = [str(serial) for serial in json.loads(path.read_text(encoding="utf-8"))]
+    """Start the captures that ran when `serve` last ended, in order or by a power cut.
+
+    A linac that is not in service any more is forgotten. One whose capture does not start is told, and tried again at the
+    next start; the others go on.
+    """
+    remember_captures(path)
     with get_client(sync_client=True) as client:
-        for run in unfinished(client, "icom-capture", [StateType.RUNNING, StateType.CANCELLING, StateType.PENDING]):
-            remembered.append(str(run.parameters.get("serial", "")))
+        for run in captures_under_way(client, [StateType.RUNNING, StateType.CANCELLING, StateType.PENDING]):
             client.set_flow_run_state(run.id, Crashed(message="Its worker ended without a word."), force=True)
-    known = {linac.serial for linac in linacs_in_service()}
-    for serial in sorted(set(remembered) & known):
-        say(ensure_capture(serial))
-    path.unlink(missing_ok=True)
+    owed = remembered(path) & {linac.serial for linac in linacs_in_service()}
+    failed = set()
+    for serial in sorted(owed):
+        try:
+            say(ensure_capture(serial))
+        except (LinacError, httpx.HTTPError) as error:
+            failed.add(serial)
+            say(f"Linac {serial} is not being recorded: {error}")
+    if failed:
+        write_json(path, sorted(failed))
+    else:
+        path.unlink(missing_ok=True)
+
+
+def recorded_by_workers() -> list[Linac]:
+    """The linacs whose listeners are started by flow runs, not by a service of their own."""
+    return [linac for linac in linacs_in_service() if linac.service is Service.WORKER]
+
+
+def end_listeners(linacs: list[Linac], say: Callable[[str], None]) -> bool:
+    """End in order the listeners that are left on this computer: of a run, say, that was cancelled while it was just starting.
+
+    Whether all have ended.
+    """
+    ended = True
+    for linac in linacs:
+        try:
+            if control.is_running(linac.site.spool, linac.serial):
+                say(f"Ending the listener of linac {linac.serial}...")
+                ended = control.stop(linac.site.spool, linac.serial) and ended
+        except LinacError as error:
+            say(str(error))
+            ended = False
+    return ended
 
 
 def wait_for_run(run_id: UUID, seconds: float) -> FlowRun:

@@ -6,63 +6,70 @@ import sys
 import time
 from pathlib import Path
 
-from launch.stack import PROJECT, Stack, end_in_order, end_undisturbed
+from launch import ending
+from launch.ending import complain, say
+from launch.stack import PROJECT, Stack
 from linac.errors import LinacError
 
 DATA = PROJECT / ".linac-flows"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python run.py serve", description=__doc__)
-    parser.add_argument("--port", type=int, default=4200, help="port of the UI and the API on this computer (default 4200)")
-    parser.add_argument(
-        "--data",
-        type=lambda text: Path(text).resolve(),
-        default=DATA,
-        help="folder for Prefect's database and logs (default .linac-flows in the project)",
-    )
-    options = parser.parse_args(arguments)
+    ending.end_in_order()
+    try:
+        return _serve(_options(arguments))
+    except KeyboardInterrupt:  # before anything was started
+        return 1
+
+
+def _serve(options: argparse.Namespace) -> int:
     os.chdir(PROJECT)
     stack = Stack(options.data, options.port, say)
     stack.adopt_environment()
-    end_in_order()
     try:
-        print("Starting the Prefect server and a worker...", flush=True)
+        say("Starting the Prefect server and a worker...")
         stack.start()
         from launch import runs
 
         runs.resume_captures(options.data / "captures.json", say)
-        print(
-            f"\nPrefect's UI is at {stack.ui}\n\nTo add a linac: Deployments, add-linac, Run. Ctrl-C stops everything in order.",
-            flush=True,
-        )
-        while True:
+        say(f"\nPrefect's UI is at {stack.ui}\n\nTo add a linac: Deployments, add-linac, Run. Ctrl-C stops everything in order.")
+        while not ending.asked():
             time.sleep(1)
             stack.keep_up()
     except KeyboardInterrupt:
-        print("\nStopping...", flush=True)
-        return _stop(stack, options.data)
-    except LinacError as error:
-        print(error, file=sys.stderr)
+        pass
+    except (LinacError, OSError) as error:
+        complain(error)
         _stop(stack, options.data)
         return 1
+    except Exception:
+        stack.stop()
+        raise
+    say("\nStopping...")
+    return _stop(stack, options.data)
 
 
 def _stop(stack: Stack, data: Path) -> int:
-    """Recordings end in order first: each listener closes its connection to the linac. A second Ctrl-C does not cut it short."""
-    end_undisturbed()
+    """Recordings end in order first: each listener closes its connection to the linac."""
+    ending.end_undisturbed()
+    if stack.server is None:  # nothing was started
+        stack.stop()
+        return 0
     ended = True
-    if stack.server is not None and stack.worker is not None and not stack.server.ended():
-        from launch import runs
-
+    if stack.worker is not None and not stack.server.ended():
         try:
+            from launch import runs
+
             runs.remember_captures(data / "captures.json")
+            linacs = runs.recorded_by_workers()
             ended = runs.cancel_running(say)
+            stack.stop()
+            ended = runs.end_listeners(linacs, say) and ended
         except Exception as error:
-            print(f"The Prefect server could not be asked to end its runs: {type(error).__name__}.", file=sys.stderr)
+            complain(f"The Prefect server could not be asked to end its runs: {type(error).__name__}.")
             ended = False
     stack.stop()
-    print(
+    say(
         "Stopped."
         if ended
         else "Stopped; a run had not ended by itself. Listeners that still record are adopted at the next start."
@@ -70,8 +77,22 @@ def _stop(stack: Stack, data: Path) -> int:
     return 0
 
 
-def say(text: str) -> None:
-    print(text, flush=True)
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python run.py serve", description=__doc__)
+    parser.add_argument("--port", type=_port, default=4200, help="port of the UI and the API on this computer (default 4200)")
+    parser.add_argument(
+        "--data",
+        type=lambda text: Path(text).resolve(),
+        default=DATA,
+        help="folder for Prefect's database and logs (default .linac-flows in the project)",
+    )
+    return parser.parse_args(arguments)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"a port is a number from 1 to 65535, not {text!r}")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -5,22 +5,29 @@ Passwords and keys come from the environment or are asked for, never from the fi
 
 import argparse
 import getpass
+import logging
 import os
 import re
 import sys
 import tomllib
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from launch.stack import PROJECT
 from linac.errors import LinacError, SetupError
 
 BLOCK_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-SECRET_FIELDS = {"smb_credentials": ("password",), "ssh_gateway": ("private_key",)}
+SECRET_FIELDS = {"smb_credentials": ("password",), "ssh_gateway": ("private_key", "passphrase")}
 NEEDED_SECRETS = {("smb_credentials", "password")}
-REFERENCES = {"share": {"credentials": "smb_credentials", "gateway": "ssh_gateway"}, "site": {"records": "share"}}
+REFERENCES = {
+    "share": {"credentials": "smb_credentials", "gateway": "ssh_gateway"},
+    "site": {"records": "share", "iview": "share", "pymedphys_config": "share", "gateway": "ssh_gateway"},
+}
 """Fields that name another block, by kind; the kinds are in the order in which their blocks are made."""
+
+PATHS = {("share", "path"), ("site", "spool"), ("ssh_gateway", "key_file")}
+"""Fields that are read on a worker's computer, in whatever folder it runs: a path must be a whole one."""
 
 KINDS = ("smb_credentials", "ssh_gateway", "share", "site")
 
@@ -61,10 +68,26 @@ def parse(text: str) -> list[Entry]:
                     raise SetupError(
                         f"[{kind}.{name}]: take {secret} out of the file; put it into {variable} or enter it when asked."
                     )
+            for field, value in fields.items():
+                if (kind, field) in PATHS and isinstance(value, str) and value and not _is_whole(value):
+                    raise SetupError(
+                        f"[{kind}.{name}] {field}: {value!r} does not say where it begins. Give the whole path, as in "
+                        r"'D:\physics\records', '\\server\share\records' or '/srv/records'."
+                    )
             entries.append(Entry(kind, name, fields))
     if not entries:
         raise SetupError("The site file asks for no block at all. site.example.toml shows how it is written.")
     return entries
+
+
+def _is_whole(path: str) -> bool:
+    """Whether a path begins at a drive, a server or the root: Windows' or Linux's, as the worker may have the other system.
+
+    >>> [_is_whole(path) for path in ("D:/physics", "//server/share", "/srv", "records", "D:records", "~/records")]
+    [True, True, True, False, False, False]
+    """
+    path = path.strip().strip('"')
+    return PureWindowsPath(path).is_absolute() or PurePosixPath(path).is_absolute()
 
 
 def secret_variable(name: str, field: str) -> str:
@@ -113,7 +136,10 @@ def make(entries: list[Entry], ask: bool, dry_run: bool = False) -> list[str]:
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"])
-            raise SetupError(f"[{entry.kind}.{entry.name}] {where}: {first['msg']}") from None  # its text may hold the secret
+            reason = first["msg"].removeprefix("Value error, ")
+            raise SetupError(
+                f"[{entry.kind}.{entry.name}] {where}{': ' if where else ''}{reason}"
+            ) from None  # its text may hold the secret
     lines = []
     for (kind, name), block in built.items():
         verb = "made" if present[kind, name] is None else "updated"
@@ -127,8 +153,15 @@ def make(entries: list[Entry], ask: bool, dry_run: bool = False) -> list[str]:
 
 def _schedules(built: dict[tuple[str, str], Any]) -> list[str]:
     from tasks.provision import ensure_nightly
+    from tasks.tunnels import make_tunnel_deployment
 
-    return [ensure_nightly(block, name) for (kind, name), block in built.items() if kind == "site"]
+    lines = []
+    for (kind, name), block in built.items():
+        if kind == "site":
+            lines.append(ensure_nightly(block, name))
+            if block.forwards:
+                lines.append(make_tunnel_deployment(name))
+    return lines
 
 
 def _referred(cls: Any, kind: str, name: str, entry: Entry) -> Any:
@@ -154,7 +187,7 @@ def _secret(entry: Entry, field: str, present: Any, ask: bool) -> str | None:
         typed = getpass.getpass(f"{field} of {entry.kind} {entry.name}{keep}: ")
         if typed:
             return typed
-    if before is not None:
+    if before is not None and not (field == "private_key" and entry.fields.get("key_file")):  # the file has taken its place
         return str(before.get_secret_value())
     if needed:
         raise SetupError(f"[{entry.kind}.{entry.name}] needs its {field}: set {variable}, or run this at a keyboard.")
@@ -167,6 +200,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="check everything and say what would be made, but save nothing")
     options = parser.parse_args(arguments)
     os.chdir(PROJECT)
+    for service in ("EventsWorker", "APILogWorker"):  # at the end they tell of what they still send to a slow server
+        logging.getLogger(service).setLevel(logging.ERROR)
     try:
         entries = parse(options.file.read_text(encoding="utf-8"))
         _need_server()
@@ -177,6 +212,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except LinacError as error:
         print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
         return 1
     return 0
 

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-import signal
+import secrets
 import socket
 import subprocess
 import sys
@@ -14,89 +14,38 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from launch.processes import PROJECT, Child, end_stranger, own_group, start_of
+from linac.capture.lock import FileLock
 from linac.errors import LinacError, SetupError, UnreachableError
 
-PROJECT = Path(__file__).resolve().parent.parent
+__all__ = ["HOST", "PROJECT", "Child", "Stack", "free_port", "own_group", "write_json"]
+
 WORK_POOL = "linac-flows"
 HOST = "127.0.0.1"
-SERVER_START_SECONDS = 120.0
-COMMAND_SECONDS = 180.0
-END_SECONDS = 15.0
+SERVER_START_SECONDS = 240.0
+COMMAND_SECONDS = 240.0
 RESTART_SECONDS = 3.0
 """Pause before something that ended is started again: one that cannot start must not spin."""
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port of the loopback interface that nobody uses now.
 
-
-class Child:
-    """A child process in a process group of its own, so that Ctrl-C reaches us alone and we end things in order."""
-
-    def __init__(self, name: str, arguments: Sequence[str], log: Path, env: dict[str, str]) -> None:
-        self.name, self.log = name, log
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as output:
-            self.process = subprocess.Popen(
-                list(arguments), stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=PROJECT, env=env, **own_group()
-            )
-
-    def ended(self) -> bool:
-        return self.process.poll() is not None
-
-    def end(self, seconds: float = END_SECONDS) -> None:
-        """Ask it to end; after a while, make it."""
-        if self.ended():
-            return
-        with contextlib.suppress(OSError):
-            if sys.platform == "win32":
-                self.process.send_signal(signal.CTRL_BREAK_EVENT)
-            else:
-                self.process.send_signal(signal.SIGINT)
-        try:
-            self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait(END_SECONDS)
-
-    def last_words(self, lines: int = 15) -> str:
-        """The end of its log, for an error message."""
-        with contextlib.suppress(OSError):
-            return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
-        return ""
-
-
-def own_group() -> dict[str, Any]:
-    """Popen's arguments for a child that the terminal's Ctrl-C does not reach."""
-    if sys.platform == "win32":
-        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-    return {"start_new_session": True}
-
-
-def end_in_order() -> None:
-    """Let Ctrl-C, Ctrl-Break and a termination all raise KeyboardInterrupt, also where a shell had Ctrl-C ignored."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    for name in ("SIGINT", "SIGTERM", "SIGBREAK"):  # the last is Windows' Ctrl-Break
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), interrupt)
-
-
-def end_undisturbed() -> None:
-    """While things are ended in order, a second Ctrl-C does not cut it short. Everything that follows is bounded in time."""
-    for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    It is taken from below those that the operating system hands out by itself, as nobody is to get it before we use it.
+    """
+    while True:
+        port = 20000 + secrets.randbelow(12000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((HOST, port))
+            return port
 
 
 class Stack:
-    """Server and worker with everything deployed. `data` holds the database, logs and Prefect's own files."""
+    """Server and worker with everything deployed. `data` holds the database, logs and Prefect's own files.
+
+    One process at a time serves a data folder: an operating system's lock says so, which a crash or a power cut frees. Beside
+    it, `serve.json` tells who, where, and with which children, so that a later start finds what a killed one left behind.
+    """
 
     def __init__(self, data: Path, port: int, say: Callable[[str], None] = print) -> None:
         self.data, self.port, self.say = data.resolve(), port, say
@@ -106,11 +55,15 @@ class Stack:
             "PREFECT_HOME": str(self.data / "prefect"),
             "PREFECT_API_URL": f"{self.ui}/api",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_WORKER_QUERY_SECONDS": "5",  # a run begins, and a cancel arrives, in half the time that is usual
             "DO_NOT_TRACK": "1",
             "PYTHONUTF8": "1",
         }
         self.server: Child | None = None
         self.worker: Child | None = None
+        self.lock = FileLock(self.data / "serve.lock")
+        self.locked = False
+        self.record = self.data / "serve.json"
 
     def adopt_environment(self) -> None:
         """Point this process at the server. To be called before anything imports Prefect."""
@@ -123,6 +76,7 @@ class Stack:
 
         Raises `LinacError` with the reason where one of them does not come up.
         """
+        self._take_data_folder()
         self._refuse_used_port()
         prefect = [sys.executable, "-m", "prefect"]
         self.start_server()
@@ -136,21 +90,23 @@ class Stack:
         """The server, ready to answer."""
         self.server = Child(
             "Prefect server",
-            [sys.executable, "-m", "launch.server", "--host", HOST, "--port", str(self.port)],
+            ["launch.server", "--host", HOST, "--port", str(self.port)],
             self.data / "logs" / "server.log",
             self.env,
         )
+        self._write_record()
         self._wait_for_server(self.server)
 
     def start_worker(self) -> None:
-        """A worker of the pool; it takes up runs a few seconds later."""
-        prefect = [sys.executable, "-m", "prefect"]
+        """A worker of the pool; it takes up runs a few seconds later. Its name is the same at each start, and no other's."""
+        name = f"{socket.gethostname()}-{self.port}"
         self.worker = Child(
             "Prefect worker",
-            [*prefect, "worker", "start", "--pool", WORK_POOL, "--type", "process", "--name", socket.gethostname()],
+            ["prefect", "worker", "start", "--pool", WORK_POOL, "--type", "process", "--name", name],
             self.data / "logs" / "worker.log",
             self.env,
         )
+        self._write_record()
 
     def run(self, what: str, arguments: Sequence[str], seconds: float = COMMAND_SECONDS) -> str:
         """A command to its end, in the project's folder; its output is the result, its failure a `SetupError`."""
@@ -193,6 +149,65 @@ class Stack:
             if child is not None:
                 child.end()
         self.worker = self.server = None
+        if self.locked:
+            with contextlib.suppress(OSError):
+                self.record.unlink(missing_ok=True)
+            self.lock.release()
+            self.locked = False
+
+    def _take_data_folder(self) -> None:
+        """Make the data folder ours: lock it, and end what a start that was killed has left running with it.
+
+        Raises `SetupError` where it is no folder, where another process serves it, or where something left behind does not end.
+        """
+        try:
+            for folder in (self.data, self.data / "prefect"):  # blocks' secrets and their key: for this account alone
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (self.data / "prefect").chmod(0o700)
+        except OSError as error:
+            raise SetupError(
+                f"The data folder {self.data} cannot be used: {error.strerror or error}. Give a folder that this account may "
+                "write to, or that does not exist yet."
+            ) from error
+        self.locked = self._lock()
+        if not self.locked:
+            other = self._read_record()
+            where = f" at {other['url']} by process {other['pid']}" if other else ", by another process"
+            raise SetupError(
+                f"The data folder {self.data} is already served{where}. Use that one, or end it with Ctrl-C in its window. "
+                "For another server beside it, give another folder and another port (serve --data FOLDER --port PORT)."
+            )
+        for name, pid, started in self._read_record().get("children", []):
+            if start_of(pid) == started:
+                self.say(f"The {name} of an earlier start still runs (process {pid}); ending it...")
+                if not end_stranger(pid, started):
+                    raise SetupError(f"The {name} of an earlier start (process {pid}) does not end. End it, then start again.")
+        self._write_record()
+
+    def _lock(self) -> bool:
+        try:
+            return self.lock.acquire(wait_seconds=1.0)
+        except SetupError as error:
+            raise SetupError(
+                f"The data folder {self.data} cannot be locked: {error.__cause__}. Start this with the account that made it."
+            ) from error
+
+    def _write_record(self) -> None:
+        """Who serves this folder, where, and with which children. A help for the next start: a full disk does not stop this."""
+        if self.locked:
+            known = [child for child in (self.server, self.worker) if child is not None]
+            children = [(child.name, child.process.pid, child.started) for child in known]
+            with contextlib.suppress(OSError):
+                write_json(self.record, {"pid": os.getpid(), "url": self.ui, "children": children})
+
+    def _read_record(self) -> dict[str, Any]:
+        """The same, as the last start left it; empty where there is none or it is not what we write."""
+        try:
+            record = json.loads(self.record.read_text(encoding="utf-8"))
+            children = [(str(name), int(pid), str(started)) for name, pid, started in record["children"]]
+            return {"pid": int(record["pid"]), "url": str(record["url"]), "children": children}
+        except (OSError, ValueError, TypeError, KeyError):
+            return {}
 
     def _refuse_used_port(self) -> None:
         with socket.socket() as probe:
@@ -216,8 +231,17 @@ class Stack:
 
 
 def write_json(path: Path, value: object) -> None:
-    """A small JSON file, whole or not at all."""
+    """A small JSON file, whole or not at all, and on the disk when this returns: power may go at any line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"{path.name}.part-{os.getpid()}")
-    aside.write_text(json.dumps(value, indent=1), encoding="utf-8")
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(value, indent=1))
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(aside, path)
+    if sys.platform != "win32":  # where a folder's entries are synced with the folder
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

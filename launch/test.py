@@ -1,31 +1,141 @@
-"""`python run.py test`: style, types, import rules and tests. What follows the command goes to pytest (`-k trf`, `-x`)."""
+"""`python run.py test`: every check of this project: style, types, import rules, tests.
+
+Given pytest's words, only these tests run: `python run.py test tests/linac/trf`, `python run.py test -k ledger -x`.
+"""
 
 import os
-import subprocess
+import re
 import sys
+import tempfile
+import time
+from pathlib import Path
 
+from launch import ending, progress
+from launch.ending import say
+from launch.processes import Child
 from launch.stack import PROJECT
 
-STEPS = (
-    ("style", ["ruff", "check", "."]),
-    ("format", ["ruff", "format", "--check", "."]),
-    ("types", ["mypy"]),
-)
+RECORDING = "tests/flows/test_capture_icom.py"
+SERVERS = ("tests/flows", "tests/tasks", "tests/blocks", "tests/launch")
+"""These wait for a Prefect server and its runs most of the time, the first more than all others; the rest computes. Side by side
+they take little longer than the longest of them."""
+
+TESTS = {
+    "recording": [RECORDING],
+    "servers": [*SERVERS, f"--ignore={RECORDING}"],
+    "library": [f"--ignore={path}" for path in SERVERS],
+}
+
+PYTEST = ["pytest", "-p", "launch.progress", "-o", "faulthandler_timeout=300", "--color=no", "-ra", "--durations=8"]
+TELL_SECONDS = 20.0
+LIMIT_MINUTES = 22.0
+"""Beyond this, something hangs: it is ended, and told what it was. Two busy cores take about ten."""
+
+END_SECONDS = 60.0
+"""For tests that are told to end: their servers are ended first."""
+
+
+class Part:
+    """One of the checks that run side by side, with its output in a file of its own."""
+
+    def __init__(self, name: str, module: list[str], folder: Path) -> None:
+        self.name, self.file = name, folder / f"{name}.progress"
+        if module[0] == "pytest":
+            module = [*module, f"--progress-file={self.file}"]
+        self.begun = time.monotonic()
+        self.child = Child(name, module, folder / f"{name}.log", {**os.environ, "PYTHONUNBUFFERED": "1"})
+        self.told: set[str] = set()
+
+    def how_far(self) -> str:
+        """One line for the one who waits."""
+        now = progress.read(self.file)
+        if not now.total:
+            return f"{self.name}: under way"
+        return f"{self.name}: {now.done} of {now.total}, for {time.time() - now.since:.0f} s at {now.now}"
+
+    def new_failures(self) -> list[str]:
+        failed = [test for test in progress.read(self.file).failed if test not in self.told]
+        self.told.update(failed)
+        return failed
+
+    def output(self) -> str:
+        return self.child.log.read_text(encoding="utf-8", errors="replace") if self.child.log.exists() else ""
 
 
 def main(arguments: list[str]) -> int:
     os.chdir(PROJECT)
-    failed = []
-    for name, command in STEPS:
-        print(f"--- {name}", flush=True)
-        if subprocess.run([sys.executable, "-m", *command], stdin=subprocess.DEVNULL, check=False).returncode:
-            failed.append(name)
-    print("--- import rules and tests", flush=True)
-    if subprocess.run([sys.executable, "-m", "pytest", *arguments], stdin=subprocess.DEVNULL, check=False).returncode:
-        failed.append("tests")
-    if failed:
-        print(f"FAILED: {', '.join(failed)}", flush=True)
+    if arguments:
+        import pytest
+
+        return int(pytest.main(arguments))
+    ending.end_in_order()
+    with tempfile.TemporaryDirectory(prefix="linac-flows-test-", ignore_cleanup_errors=True) as folder:
+        return _everything(Path(folder))
+
+
+def _everything(folder: Path) -> int:
+    begun = time.monotonic()
+    failed: list[str] = []
+    say("--- style, format, types, import rules, tests; the long ones side by side")
+    parts: list[Part] = []
+    try:
+        parts = [Part("style", ["ruff", "check", "."], folder), Part("format", ["ruff", "format", "--check", "."], folder)]
+        parts += [
+            *(Part(name, [*PYTEST, *words], folder) for name, words in TESTS.items()),
+            Part("types", ["mypy"], folder),
+        ]
+        failed = _watch(parts, begun)
+    except KeyboardInterrupt:
+        say("\nStopping...")
+        failed = ["stopped before the end"]
+    finally:
+        ending.end_undisturbed()
+        for part in parts:
+            part.child.end(END_SECONDS)
+    say(f"FAILED: {', '.join(failed)}" if failed else f"Everything passed, in {(time.monotonic() - begun) / 60:.1f} min.")
     return 1 if failed else 0
+
+
+def _watch(parts: list[Part], begun: float) -> list[str]:
+    """Tell how it goes until all have ended. The names of those that failed."""
+    running, failed, told = list(parts), [], time.monotonic()
+    while running and not ending.asked():
+        time.sleep(0.2)
+        for part in list(running):
+            for test in part.new_failures():
+                say(f"{_clock(begun)} FAILED {test}")
+            if part.child.ended():
+                running.remove(part)
+                _tell_end(part, begun)
+                if part.child.process.returncode:
+                    failed.append(part.name)
+        if time.monotonic() - told > TELL_SECONDS:
+            told = time.monotonic()
+            for part in running:
+                say(f"{_clock(begun)} {part.how_far()}")
+        if time.monotonic() - begun > LIMIT_MINUTES * 60:
+            for part in running:
+                say(f"{_clock(begun)} {part.how_far()}: not at its end after {LIMIT_MINUTES:.0f} min; ending it.")
+                part.child.end(END_SECONDS)
+                say(part.output()[-6000:])
+            return [*failed, *(part.name for part in running)]
+    return failed
+
+
+def _tell_end(part: Part, begun: float) -> None:
+    """All of its output where it failed; else its last line, and the tests left out with the reasons."""
+    output, took = part.output().rstrip(), time.monotonic() - part.begun
+    if part.child.process.returncode:
+        say(f"--- {part.name} failed after {took:.0f} s:\n{output}\n---")
+        return
+    skipped = re.findall(r"^SKIPPED .*$", output, re.MULTILINE)
+    last = output.splitlines()[-1] if output else "passed"
+    say("\n".join([f"{_clock(begun)} {part.name}: {last.strip('= ')} ({took:.0f} s)", *(f"    {line}" for line in skipped)]))
+
+
+def _clock(begun: float) -> str:
+    seconds = int(time.monotonic() - begun)
+    return f"[{seconds // 60:2d}:{seconds % 60:02d}]"
 
 
 if __name__ == "__main__":

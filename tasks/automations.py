@@ -6,10 +6,9 @@ the listener that is there, or finds that another run has it and ends (see tasks
 """
 
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState, RunDeployment
@@ -17,6 +16,8 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger, Pos
 from prefect.events.schemas.events import ResourceSpecification
 
 from blocks import Linac
+from tasks.plan import MADE, Step
+from tasks.provision import find_deployment, read_deployment
 
 HEARTBEAT = "prefect.flow-run.heartbeat"
 
@@ -26,16 +27,58 @@ SILENT_SECONDS = 65
 ENDED = {"prefect.flow-run.Completed", "prefect.flow-run.Failed", "prefect.flow-run.Crashed", "prefect.flow-run.Cancelled"}
 
 
-@task(name="make the automations", task_run_name="automate-{linac.serial}", cache_policy=NO_CACHE)
-def make_automations(linac: Linac) -> str:
-    """Create or update the two automations of a linac's recording."""
+def step(linac: Linac) -> Step:
+    """Both automations are there, as they should be, once each."""
+    name = "Automations"
     with get_client(sync_client=True) as client:
-        deployment = client.read_deployment_by_name(f"icom-capture/{linac.serial}")
-        for automation in automations(linac.serial, deployment.id):
+        deployment = find_deployment(client, f"icom-capture/{linac.serial}")
+        if deployment is None:
+            return Step(name, MADE, lambda: put(linac.serial))
+        wanted = {item.name: item for item in automations(linac.serial, deployment.id)}
+        present = {title: client.read_automations_by_name(title) for title in wanted}
+    if not any(present.values()):
+        return Step(name, MADE, lambda: put(linac.serial))
+    good = all(len(present[title]) == 1 and _same(present[title][0], wanted[title]) for title in wanted)
+    return Step(name, "" if good else "updated", lambda: put(linac.serial))
+
+
+def removed_step(serial: str) -> Step:
+    """Neither automation is there any more."""
+    with get_client(sync_client=True) as client:
+        present = [item.id for title in names(serial) for item in client.read_automations_by_name(title)]
+
+    def do() -> None:
+        with get_client(sync_client=True) as opened:
+            for automation in present:
+                opened.delete_automation(automation)
+
+    return Step("Automations", "removed" if present else "", do)
+
+
+def put(serial: str) -> None:
+    """Create or update the two automations of a linac's recording: one that dies is started again within 90 s."""
+    with get_client(sync_client=True) as client:
+        deployment = read_deployment(client, f"icom-capture/{serial}")
+        for automation in automations(serial, deployment.id):
             _put(client, automation)
-    text = f"A recording of linac {linac.serial} that dies is started again within 90 s."
-    get_run_logger().info(text)
-    return text
+
+
+def _same(present: AutomationCore, wanted: AutomationCore) -> bool:
+    """Whether an automation on the server is the one that is wanted, whatever the server added to it."""
+    was, shall = (
+        AutomationCore(**{name: getattr(item, name) for name in AutomationCore.model_fields}).model_dump(mode="json")
+        for item in (present, wanted)
+    )
+    return bool(was["enabled"]) and _without_ids(was) == _without_ids(shall)
+
+
+def _without_ids(facts: Any) -> Any:
+    """Facts without the numbers that are drawn anew each time, and sets in order."""
+    if isinstance(facts, dict):
+        return {name: _without_ids(value) for name, value in facts.items() if name not in ("id", "enabled")}
+    if isinstance(facts, list):
+        return sorted((_without_ids(item) for item in facts), key=repr)
+    return facts
 
 
 def names(serial: str) -> tuple[str, str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import NamedTuple
 from uuid import UUID
 
 from prefect import get_run_logger, task
@@ -18,8 +19,18 @@ from blocks import Linac, Share
 from linac.errors import LinacError, SetupError
 from linac.index import Index, Log
 from linac.transport import Entry, Folder, connect
-from tasks.reports import BackupResult, artifact_key
-from tasks.trf import RETRIES, RETRY_SECONDS, add_backup, worth_another_try
+from tasks.reports import BackupResult, DamagedBackup, artifact_key
+from tasks.trf import (
+    MAX_LOG_BYTES,
+    RETRIES,
+    RETRY_SECONDS,
+    add_backup,
+    nameless,
+    present_records,
+    shown,
+    still_damaged,
+    worth_another_try,
+)
 
 BATCH_BYTES = 256 << 20
 BATCH_FILES = 500
@@ -34,31 +45,60 @@ class Batch:
     size: int
 
 
-def batches(folder: Folder, serial: str, records: Share) -> list[Batch]:
-    """What there is to do: every zip that the index has not taken in, and every loose log, in batches."""
-    with records.connect() as share:
+@dataclass(frozen=True)
+class Todo:
+    """What a backlog comes to: batches to take in, how many zips are taken in already, and the damaged ones among these that
+    somebody was told of."""
+
+    batches: list[Batch]
+    known: int
+    damaged: list[DamagedBackup]
+
+    @property
+    def size(self) -> int:
+        """Bytes to take in."""
+        return sum(batch.size for batch in self.batches)
+
+
+def look(folder: Folder, serial: str, records: Share) -> Todo:
+    """What there is to do in a folder: every zip that the index has not taken in, and every loose log, in batches."""
+    made: list[Batch] = []
+    files: list[tuple[str, Entry]] = []
+    damaged: list[DamagedBackup] = []
+    size = known = 0
+    with present_records(records) as share:
         index = Index(share)
-        made: list[Batch] = []
-        files: list[tuple[str, Entry]] = []
-        size = 0
         for where, entries in _walk(folder):
             zips = [entry for entry in entries if entry.name.lower().endswith(".zip")]
             logs = [entry for entry in entries if entry.name.lower().endswith(".trf")]
-            for entry in [*index.new_backups(serial, zips), *logs]:
+            new = index.new_backups(serial, zips)
+            if len(new) < len(zips):
+                known += len(zips) - len(new)
+                damaged += still_damaged(index, serial, zips)
+            for entry in [*new, *logs]:
                 if files and (size + entry.size > BATCH_BYTES or len(files) >= BATCH_FILES):
                     made.append(Batch(tuple(files), size))
                     files, size = [], 0
                 files.append((f"{where}{entry.name}", entry))
                 size += entry.size
-    return [*made, Batch(tuple(files), size)] if files else made
+    return Todo([*made, Batch(tuple(files), size)] if files else made, known, damaged)
 
 
 def _walk(folder: Folder, where: str = "") -> Iterator[tuple[str, list[Entry]]]:
-    entries = folder.list(f"{where}*")
+    with nameless(where):
+        entries = folder.list(f"{where}*")
     yield where, [entry for entry in entries if not entry.is_folder]
     for entry in entries:
         if entry.is_folder:
             yield from _walk(folder, f"{where}{entry.name}/")
+
+
+class Done(NamedTuple):
+    """What became of a backlog: per backup or batch, what failed and why, and damaged zips that were told of before."""
+
+    results: list[BackupResult]
+    failures: list[tuple[str, str]]
+    damaged: list[DamagedBackup]
 
 
 @task(
@@ -75,65 +115,105 @@ def index_batch(pool: Executor, number: int, serial: str, records: Share, source
 
 
 def take_in(number: int, serial: str, records: Share, source: str, batch: Batch) -> list[BackupResult]:
-    """What a process of the pool does: each zip like a new backup, then the loose logs together."""
+    """What a process of the pool does: each zip like a new backup, then the loose logs together.
+
+    A zip that cannot be fetched or indexed is a problem of its own, unless nothing at all can be: then the share is away.
+    """
     results = []
+    failed: list[tuple[Entry, LinacError]] = []
     problems: list[str] = []
-    loose = [name for name, _ in batch.files if name.lower().endswith(".trf")]
-    with connect(source) as folder, records.connect() as share:
+    loose = [(name, entry.size) for name, entry in batch.files if name.lower().endswith(".trf")]
+    with connect(source) as folder, present_records(records) as share:
         index = Index(share)
         for name, entry in batch.files:
             if name.lower().endswith(".zip"):
-                results.append(add_backup(index, serial, folder, name, entry))
+                try:
+                    results.append(add_backup(index, serial, folder, name, entry))
+                except LinacError as error:
+                    failed.append((entry, error))
         if loose:
             added = index.add(serial, _loose_logs(folder, loose, problems))
-            aside = [reason for _, reason in added.quarantined]
-            what = f"loose logs of batch {number}"
-            results.append(BackupResult(serial, what, added.indexed, added.rows, added.duplicates, aside, " ".join(problems)))
-    return results
+            results.append(
+                BackupResult(
+                    serial,
+                    f"loose logs of batch {number}",
+                    added.indexed,
+                    added.rows,
+                    added.duplicates,
+                    [reason for _, reason in added.newly_quarantined],
+                    " ".join(problems),
+                    added.quarantined_before,
+                )
+            )
+        if failed and not results:
+            raise failed[0][1]
+    return results + [BackupResult(serial, shown(entry), problem=str(error)) for entry, error in failed]
 
 
-def _loose_logs(folder: Folder, names: list[str], problems: list[str]) -> Iterator[Log]:
-    for name in names:
+def _loose_logs(folder: Folder, logs: list[tuple[str, int]], problems: list[str]) -> Iterator[Log]:
+    for name, size in logs:
+        if size > MAX_LOG_BYTES:
+            problems.append(f"A log of {size >> 20} MB is larger than any delivery. Look at it by hand.")
+            continue
         try:
-            yield Log(name=name, data=folder.read(name), source="backlog")
+            with nameless(name):
+                data = folder.read(name)
         except LinacError as error:
             problems.append(str(error))
+        else:
+            yield Log(name=name, data=data, source="backlog")
 
 
-def index_backlog(linac: Linac, source: str) -> tuple[list[BackupResult], list[tuple[str, str]]]:
+def index_backlog(linac: Linac, source: str) -> Done:
     """All of a folder, on all cores, with progress and the time left; what was done, and what failed."""
     log = get_run_logger()
     with connect(source) as folder:
         folder.check()
-        todo = batches(folder, linac.serial, linac.site.records)
-    total = sum(batch.size for batch in todo)
-    if not todo:
-        raise SetupError(
-            f"{source} holds no zip that is not indexed yet and no TRF file. Give the folder that holds them, or one above it."
-        )
-    log.info("%s files, %.0f MB, in %s batches.", sum(len(batch.files) for batch in todo), total / 1e6, len(todo))
-    key = artifact_key("trf-backlog", linac.serial)
-    shown = UUID(str(create_progress_artifact(0.0, key=key, description=f"Backlog of linac {linac.serial}")))
+        todo = look(folder, linac.serial, linac.site.records)
+    if not todo.batches and not todo.known:
+        raise SetupError(f"{source} holds no zip and no TRF file. Give the folder that holds them, or one above it.")
+    total = sum(len(batch.files) for batch in todo.batches)
+    log.info(
+        "%s files, %.0f MB, in %s batches; %s zips are taken in already.", total, todo.size / 1e6, len(todo.batches), todo.known
+    )
+    shown_as = Progress(linac.serial, todo)
     results: list[BackupResult] = []
     failures: list[tuple[str, str]] = []
-    began, done = time.monotonic(), 0
     pool = ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn"))
     try:
         futures = {
             index_batch.submit(pool, number, linac.serial, linac.site.records, source, batch): (number, batch)
-            for number, batch in enumerate(todo, start=1)
+            for number, batch in enumerate(todo.batches, start=1)
         }
-        for count, future in enumerate(as_completed(list(futures)), start=1):
+        for future in as_completed(list(futures)):
             number, batch = futures[future]
             try:
                 results += future.result()
             except LinacError as error:
                 failures.append((f"Batch {number} of the backlog", str(error)))
-            done += batch.size
-            left = (time.monotonic() - began) / max(done, 1) * (total - done)
-            percent = 100 * done / max(total, 1)
-            log.info("%s of %s batches, %.0f %%, about %s left.", count, len(todo), percent, timedelta(seconds=round(left)))
-            update_progress_artifact(shown, progress=percent)
+            log.info(shown_as.done(batch))
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # a cancelled run does not wait for the batches that it began
-    return results, failures
+    return Done(results, failures, todo.damaged)
+
+
+class Progress:
+    """How far a backlog is: a line for the log, and a bar with the time left in the artifact `trf-backlog-<serial>`."""
+
+    def __init__(self, serial: str, todo: Todo) -> None:
+        self._serial, self._todo = serial, todo
+        self._began, self._bytes, self._count = time.monotonic(), 0, 0
+        key = artifact_key("trf-backlog", serial)
+        share = 0.0 if todo.batches else 100.0
+        self._artifact = UUID(str(create_progress_artifact(share, key=key, description=f"Backlog of linac {serial}")))
+
+    def done(self, batch: Batch) -> str:
+        """One more batch is done or has failed; how far it is, in words."""
+        self._bytes, self._count = self._bytes + batch.size, self._count + 1
+        left = (time.monotonic() - self._began) / max(self._bytes, 1) * (self._todo.size - self._bytes)
+        percent = 100 * self._bytes / max(self._todo.size, 1)
+        text = (
+            f"{self._count} of {len(self._todo.batches)} batches, {percent:.0f} %, about {timedelta(seconds=round(left))} left."
+        )
+        update_progress_artifact(self._artifact, percent, description=f"Backlog of linac {self._serial}: {text}")
+        return text

@@ -19,16 +19,15 @@ from prefect.states import Cancelled, Completed
 
 from blocks import Linac
 from linac.capture import control
-from linac.capture.archive import Archived, Archiver, sessions
+from linac.capture.archive import Archived, sessions
 from linac.capture.lock import FileLock
+from linac.capture.sessions import told_missing
 from linac.capture.spool import Spool
 from linac.errors import LinacError
+from tasks.archiving import ROUND_SECONDS, Archiving
 from tasks.live import News, Rate, today_of
 from tasks.queryable import Queryable
 from tasks.reports import artifact_key, table
-
-ROUND_SECONDS = 1.0
-"""Pause between two looks at the journal; a finished session reaches the share about so much later."""
 
 STATE_SECONDS = 5.0
 """How often a run asks for its own state: after an outage of the API a cancel no longer reaches it otherwise (lab-prefect.md)."""
@@ -38,7 +37,8 @@ HAND_OVER_SECONDS = 45.0
 """A new run waits so long for an old one of the same linac that is just ending, then leaves the work to it."""
 
 STOP_SECONDS = 10.0
-PARQUET_SECONDS = 8.0
+LAST_ROUND_SECONDS = 8.0
+PARQUET_SECONDS = 6.0
 """Stopping, archiving and this are to end before Prefect kills a cancelled run, after 30 s."""
 
 
@@ -91,8 +91,11 @@ class _Follower:
         self.linac = linac
         self.log = get_run_logger()
         self.trouble = ""
+        self.trouble_since: datetime | None = None
+        self.warnings: list[str] = []
+        self.listening = ""  # why the listener cannot be seen to, else empty
         self.artifact: UUID | None = None
-        self.archiver: Archiver | None = None
+        self.archiving = Archiving(linac)
         self.news = News(linac.serial)
         self.rate = Rate()
         self.queryable = Queryable(linac, self.log)
@@ -101,6 +104,7 @@ class _Follower:
     def until(self, run_id: UUID) -> StateType:
         """Work in rounds; returns the state that ended the run from outside."""
         self.queryable.start()
+        self.archiving.start()
         next_state = next_artifact = 0.0
         while True:
             self.round()
@@ -116,39 +120,55 @@ class _Follower:
             time.sleep(ROUND_SECONDS)
 
     def round(self) -> None:
-        """Bring what is finished to the share; a share that is away is told once and tried again in the next round."""
+        """See to the listener, and tell what the archiver did. Nothing here waits for the records share."""
         spool, serial = self.linac.site.spool, self.linac.serial
-        trouble = ""
+        failed = ""
         try:
             if not control.is_running(spool, serial):
                 running = control.start(serial, self.linac.address, self.linac.port, spool)
                 self.log.warning("The listener had ended; process %s goes on in its place.", running.pid)
-            self.archive()
             self.news.compare(control.status(spool, serial))
         except LinacError as error:
-            trouble = str(error)
-        if trouble != self.trouble:
-            self.trouble = trouble
-            if trouble:
-                self.log.error("%s What is recorded stays in the spool until it can be archived.", trouble)
-            else:
-                self.log.info("Archiving works again.")
+            failed = str(error)
+        if failed and failed != self.listening:
+            self.log.error("%s", failed)
+        self.listening = failed
+        self.tell()
 
-    def archive(self) -> None:
-        """One round of the archiver; each session is told by its time, never by its patient."""
-        if self.archiver is None:
-            folder = self.linac.site.records.connect("iCom")
-            self.archiver = Archiver(self.linac.site.spool, self.linac.serial, self.linac.address, folder)
-        for item in self.archiver.run_once():
-            self.archived.append(item)
-            self.queryable.put(item)
-            self.news.tell("archived", stamp=item.stamp, outcome=item.outcome, messages=item.messages, mu=item.mu, gaps=item.gaps)
-            if item.reason:
-                self.log.warning("The session of %s was set aside: %s", item.stamp, item.reason)
+    def tell(self) -> None:
+        """What the archiver did; each session is told by its time, never by its patient."""
+        for now in self.archiving.news():
+            self.warnings = now.warnings
+            for item in now.done:
+                self.take(item)
+            if now.trouble == self.trouble:
+                continue
+            if now.trouble:
+                self.trouble_since = self.trouble_since or datetime.now(UTC)
+                self.log.error("Not archived: %s What is recorded stays in the spool until it can be archived.", now.trouble)
             else:
-                self.log.info(
-                    "Archived the session of %s: %s messages, %.1f MU, %s gaps.", item.stamp, item.messages, item.mu, item.gaps
-                )
+                self.trouble_since = None
+                self.log.info("Archiving works again.")
+            self.trouble = now.trouble
+            self.show()
+
+    def take(self, item: Archived) -> None:
+        """One session that was archived or set aside."""
+        self.archived.append(item)
+        self.queryable.put(item)
+        self.news.tell(
+            "archived",
+            stamp=item.stamp,
+            outcome=item.outcome,
+            messages=item.messages,
+            mu=item.mu,
+            gaps=item.gaps,
+            missing=item.missing,
+        )
+        if item.reason:
+            self.log.warning("The %s was set aside: %s", item, item.reason)
+        else:
+            self.log.info("Archived: %s.", item)
 
     def show(self) -> None:
         """Keep the status artifact up to date; a Prefect server that is away must not disturb the recording."""
@@ -175,20 +195,25 @@ class _Follower:
                 ("Messages", status.messages),
                 ("Messages a second, last half hour", self.rate.drawn(status.messages)),
                 ("Last message", _shown(status.last_message)),
-                ("Gaps", status.gaps),
+                ("Times messages may be missing since the listener started", status.gaps),
                 ("Journal", f"{status.journal_bytes / 2**20:.1f} MiB"),
                 ("Not yet archived", f"{status.backlog_bytes / 2**20:.1f} MiB"),
             ]
         today = today_of(sessions(spool, serial), self.linac.site.time_zone)
+        gaps, missing = sum(line.gaps for line in today), sum(line.missing for line in today)
+        told = told_missing(missing, at_least=any(line.at_least for line in today))
         rows += [
             ("Sessions archived today", len(today)),
             ("MU in them", f"{sum(line.mu for line in today):.1f}"),
-            ("Gaps in them", sum(line.gaps for line in today)),
-            ("Trouble", self.trouble or "none"),
+            ("Gaps in them", f"{gaps} ({told} messages missing)" if gaps else 0),
+            ("Trouble", self.trouble or self.listening or "none"),
         ]
-        findings = [*(status.findings if status else []), *(self.archiver.warnings if self.archiver else [])]
-        notes = "".join(f"\n- {finding}" for finding in findings)
-        return f"# Recording of linac {self.linac.serial}\n\n{table(['What', 'Now'], rows)}\n{notes}"
+        loud = ""
+        if self.trouble:
+            since = _shown(self.trouble_since)
+            loud = f"\n\n**ATTENTION: nothing is archived since {since}.** {self.trouble} Recording goes on, into the spool."
+        notes = "".join(f"\n- {finding}" for finding in [*(status.findings if status else []), *self.warnings])
+        return f"# Recording of linac {self.linac.serial}{loud}\n\n{table(['What', 'Now'], rows)}\n{notes}"
 
     def finish(self) -> None:
         """Stop the listener in order (FIN to the linac), archive what is complete, leave the last state to be read."""
@@ -198,9 +223,11 @@ class _Follower:
                 self.log.info("Recording of linac %s was stopped.", serial)
             else:
                 self.log.error("The listener of linac %s was asked to end and has not within %s s.", serial, STOP_SECONDS)
-            self.archive()
         except LinacError as error:
             self.log.error("%s", error)
+        if not self.archiving.finish(LAST_ROUND_SECONDS):
+            self.log.warning("The records share does not answer; what is not archived waits in the spool for the next run.")
+        self.tell()
         self.queryable.finish(PARQUET_SECONDS)
         self.show()
 

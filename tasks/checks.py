@@ -1,126 +1,86 @@
-"""Looking before leaping: what add-linac asks of a linac and its folders before it changes anything."""
+"""Looking before leaping: the checklist of add-linac and check-linac. It changes nothing that outlives it.
 
-from dataclasses import dataclass
-from enum import Enum
+Each line of the list is a plain function of the linac, in check_network (the linac itself), check_folders (shares and disks)
+and check_server (what else is in service). Here they become steps of a flow, one after the other: the measurement of the
+network must not be disturbed by the test of a share.
+"""
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from blocks import Linac, Share
-from linac.capture import check, control
+from blocks import Linac
 from linac.errors import LinacError
-from linac.transport import connect
+from tasks import check_folders, check_network, check_server
+from tasks.check import Check, Outcome, Seen
+from tasks.provision import linacs_in_service
 
-ICOM_WATCH_SECONDS = 2.0
-ICOM_WAIT_SECONDS = 10.0
-"""An iCom service speaks 4 times a second (facts-icom.md); one that is silent for so long has nothing to say."""
-
-
-WRITE_TEST = ".linac-flows-write-test"
-
-SPOOL_WANTED_BYTES = 25 << 30
-"""8 kB, 4 times a second (facts-icom.md), for a week without the share."""
-
-
-class Outcome(Enum):
-    """How a check ended: `WARN` is worth reading and hinders nothing, `FAIL` must be mended first."""
-
-    PASS = "pass"  # noqa: S105
-    WARN = "warn"
-    FAIL = "fail"
+STEADINESS_SECONDS = 60
 
 
 @dataclass(frozen=True)
-class Check:
-    """One line of the checklist: what was looked at, how it ended, what was seen or what to do."""
+class Checklist:
+    """All lines, in order, with the pictures that belong to them, as Markdown; `made_on` is the computer that looked."""
 
-    name: str
-    outcome: Outcome
-    seen: str
+    checks: list[Check] = field(default_factory=list)
+    pictures: list[str] = field(default_factory=list)
+    made_on: str = field(default_factory=socket.gethostname)
+
+    @property
+    def failed(self) -> list[Check]:
+        return [check for check in self.checks if check.outcome is Outcome.FAIL]
+
+    @property
+    def warned(self) -> list[Check]:
+        return [check for check in self.checks if check.outcome is Outcome.WARN]
+
+    @property
+    def verdict(self) -> str:
+        """One line: how many passed, how many did not."""
+        passed = len(self.checks) - len(self.failed) - len(self.warned)
+        return f"{passed} checks passed, {len(self.warned)} with a warning, {len(self.failed)} failed."
 
 
-@task(name="check iCom", task_run_name="check-icom-{linac.serial}", cache_policy=NO_CACHE)
-def check_icom(linac: Linac) -> Check:
-    """Do messages of this very machine arrive from its iCom service?"""
-    name = f"iCom service, {linac.address} port {linac.port}"
+Look = Callable[[], Seen]
+
+
+def looks(linac: Linac, seconds: float) -> list[tuple[str, Look]]:
+    """What is looked at, in order: a name and the function that does it."""
+    return [
+        ("other linacs", lambda: check_server.others(linac)),
+        ("capture host", lambda: check_folders.capture_host(linac)),
+        ("linac", lambda: check_network.look(linac, seconds)),
+        ("backups", lambda: check_folders.backups(linac)),
+        ("records", lambda: check_folders.records(linac, linacs_in_service())),
+        ("spool", lambda: check_folders.spool(linac)),
+        ("iView", lambda: check_folders.iview(linac)),
+        ("gateways", lambda: check_folders.gateways(linac)),
+        ("PyMedPhys", lambda: check_folders.pymedphys(linac)),
+    ]
+
+
+def make_checklist(linac: Linac, seconds: float = STEADINESS_SECONDS) -> Checklist:
+    """Look at everything, each as a step of the flow that calls this."""
+    made = Checklist()
+    for name, function in looks(linac, seconds):
+        seen = look.with_options(task_run_name=f"check-{name.replace(' ', '-')}-{linac.serial}")(name, function)
+        made.checks.extend(seen.checks)
+        made.pictures.extend(seen.pictures)
+    return made
+
+
+@task(name="check", cache_policy=NO_CACHE)
+def look(name: str, function: Look) -> Seen:
+    """One look, told in the run's log. What goes wrong with it is a line of the list, too, and the others go on."""
     try:
-        seen = None
-        if _recorded_now(linac):  # exactly one connection per linac: look at what the one that is there receives
-            seen = check.probe_journal(linac.site.spool, linac.serial, ICOM_WATCH_SECONDS, ICOM_WAIT_SECONDS)
-        if seen is None:
-            seen = check.probe(linac.address, linac.port, linac.serial, ICOM_WATCH_SECONDS, ICOM_WAIT_SECONDS)
+        seen = function()
     except LinacError as error:
-        return _noted(Check(name, Outcome.FAIL, str(error)))
-    return _noted(Check(name, Outcome.PASS, f"{seen.messages} messages of machine {linac.serial} arrived."))
-
-
-@task(name="check backup folder", task_run_name="check-backup-{linac.serial}", cache_policy=NO_CACHE)
-def check_backup(linac: Linac) -> Check:
-    """Can the NSS's diagnostic backups be listed, and are there any?"""
-    name = f"Backup folder, {linac.backup.path}"
-    try:
-        with linac.backup.connect() as folder:
-            folder.check()
-            backups = folder.list("SDD+*.zip")
-    except LinacError as error:
-        return _noted(Check(name, Outcome.FAIL, str(error)))
-    if not backups:
-        advice = (
-            "It holds no SDD+*.zip yet. If none appears within a week, ask the Elekta engineer for scheduled diagnostic backups."
-        )
-        return _noted(Check(name, Outcome.WARN, advice))
-    newest = max(entry.modified for entry in backups)
-    return _noted(Check(name, Outcome.PASS, f"{len(backups)} backups, the newest of {newest:%Y-%m-%d %H:%M} UTC."))
-
-
-@task(name="check records share", cache_policy=NO_CACHE)
-def check_records(records: Share) -> Check:
-    """Can files be written, replaced and removed where the records go?"""
-    name = f"Records share, {records.path}"
-    try:
-        with records.connect() as folder:
-            folder.make()
-            folder.write(WRITE_TEST, b"1")
-            folder.write(WRITE_TEST, b"2")
-            whole = folder.read(WRITE_TEST) == b"2"
-            folder.remove(WRITE_TEST)
-            free_gib = folder.free() / 2**30
-    except LinacError as error:
-        return _noted(Check(name, Outcome.FAIL, str(error)))
-    if not whole:
-        return _noted(
-            Check(name, Outcome.FAIL, "A file that was replaced still shows its old content. Turn off offline caching.")
-        )
-    return _noted(Check(name, Outcome.PASS, f"It can be written; {free_gib:.0f} GiB are free."))
-
-
-@task(name="check spool", cache_policy=NO_CACHE)
-def check_spool(linac: Linac) -> Check:
-    """Can this computer keep what the linac sends on a disk of its own?"""
-    name = f"Spool folder on this computer, {linac.site.spool}"
-    try:
-        with connect(linac.site.spool) as folder:
-            folder.make()
-            folder.write(WRITE_TEST, b"1")
-            folder.remove(WRITE_TEST)
-            free = folder.free()
-    except LinacError as error:
-        return _noted(Check(name, Outcome.FAIL, str(error)))
-    if free < SPOOL_WANTED_BYTES:
-        seen = f"Only {free / 2**30:.1f} GiB are free. A linac fills 3 GB a day: free {SPOOL_WANTED_BYTES >> 30} GiB at least, "
-        return _noted(Check(name, Outcome.WARN, seen + "or choose another disk in the Site block."))
-    return _noted(Check(name, Outcome.PASS, f"It can be written; {free / 2**30:.0f} GiB are free."))
-
-
-def _recorded_now(linac: Linac) -> bool:
-    """Whether our listener is connected to this very address."""
-    status = control.status(linac.site.spool, linac.serial)
-    return status is not None and status.running and (status.address, status.port) == (linac.address, linac.port)
-
-
-def _noted(result: Check) -> Check:
-    """The same check, told in the run's log as well."""
-    logger = get_run_logger()
-    say = {Outcome.PASS: logger.info, Outcome.WARN: logger.warning, Outcome.FAIL: logger.error}[result.outcome]
-    say("%s: %s. %s", result.outcome.value, result.name, result.seen)
-    return result
+        seen = Seen([Check(name, Outcome.FAIL, str(error))])
+    log = get_run_logger()
+    say = {Outcome.PASS: log.info, Outcome.WARN: log.warning, Outcome.FAIL: log.error}
+    for check in seen.checks:
+        say[check.outcome]("%s: %s. %s", check.outcome.value, check.name, check.seen)
+    return seen

@@ -11,6 +11,7 @@ from blocks import Linac
 from linac.capture.archive import Archived, sessions
 from linac.capture.ledger import ARCHIVED
 from linac.errors import LinacError, StorageError
+from linac.transport.records import require
 
 RETRY_SECONDS = 600.0
 """After a failure, what is missing in the Parquet files is looked for again so much later."""
@@ -62,6 +63,7 @@ class Queryable(threading.Thread):
 
         name = f"iCom/{item.path}"
         with self.linac.site.records.connect() as records:
+            require(records)
             try:
                 data = records.read(name)
             except LinacError:  # its text has the path, and so the patient
@@ -78,6 +80,7 @@ class Queryable(threading.Thread):
         from linac.index.icom import repair
 
         with self.linac.site.records.connect() as records:
+            require(records)
             done = repair(records, self.linac.serial)
         self.repair_at = time.monotonic() + RETRY_SECONDS if done.failed else float("inf")
         if done.sessions:

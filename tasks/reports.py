@@ -2,18 +2,17 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from prefect.artifacts import create_markdown_artifact
 
-from blocks import Linac
-from tasks.checks import Check, Outcome
-
-SIGNS = {Outcome.PASS: "✅ pass", Outcome.WARN: "⚠️ warn", Outcome.FAIL: "❌ fail"}
+from linac.transport import Entry
 
 
 @dataclass(frozen=True)
 class BackupResult:
-    """What one backup brought: logs indexed, their rows, logs known before, why files were set aside, a problem."""
+    """What one backup brought: logs indexed, their rows, logs known before, why logs were set aside (each log once), how many
+    more were set aside by an earlier run, and a problem with the backup, which `entry` stands for."""
 
     serial: str
     backup: str
@@ -22,6 +21,18 @@ class BackupResult:
     duplicates: int = 0
     aside: list[str] = field(default_factory=list)
     problem: str = ""
+    aside_before: int = 0
+    entry: Entry | None = None
+
+
+@dataclass(frozen=True)
+class DamagedBackup:
+    """A damaged backup that an earlier report told of, and that is still there: linac, name, when it was told, what is wrong."""
+
+    serial: str
+    name: str
+    told: datetime
+    problem: str
 
 
 def artifact_key(*parts: str) -> str:
@@ -47,53 +58,23 @@ def table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     )
 
 
-def report_added_linac(linac: Linac, checks: list[Check], done: list[str], error: str = "", dry_run: bool = False) -> None:
-    """The checklist and what was done, as the artifact `add-linac-<serial>`."""
-    failed = any(check.outcome is Outcome.FAIL for check in checks)
-    if failed:
-        verdict = "**Not added.** Mend what failed below, then run add-linac again. Nothing was changed."
-    elif error:
-        verdict = f"**Not finished.** {error} What is listed as done stays; run add-linac again to go on from there."
-    elif dry_run:
-        verdict = "**Dry run.** Every check went well enough to add it; nothing was changed. Run it again without dry run."
-    else:
-        verdict = f"**In service.** Its stream is recorded by icom-capture/{linac.serial}, its logs are indexed every night."
-    text = [
-        f"# Linac {linac.serial}",
-        verdict,
-        "## Checks",
-        table(["Check", "Result", "What was seen"], [(check.name, SIGNS[check.outcome], check.seen) for check in checks]),
-    ]
-    if done:
-        text += ["## Done", "\n".join(f"- {step}" for step in done)]
-    text += [
-        "## Where things are",
-        table(
-            ["What", "Where"],
-            [
-                ("iCom service", f"{linac.address} port {linac.port}"),
-                ("Records", linac.site.records.path),
-                ("Spool on the capture computer", linac.site.spool),
-                ("Backups of the NSS", linac.backup.path),
-                ("Site", f"{linac.site.name}, {linac.site.time_zone}"),
-            ],
-        ),
-    ]
-    create_markdown_artifact(
-        "\n\n".join(text),
-        key=artifact_key("add-linac", linac.serial),
-        description=f"What add-linac found and did for {linac.serial}",
-    )
-
-
-def report_index(results: Sequence[BackupResult], failures: Sequence[tuple[str, str]], key: str) -> str:
-    """What a night of indexing found, as the artifact `trf-index`; returns its first line."""
+def report_index(
+    results: Sequence[BackupResult],
+    failures: Sequence[tuple[str, str]],
+    key: str,
+    damaged: Sequence[DamagedBackup] = (),
+) -> str:
+    """What a night of indexing found, as the artifact `trf-index`; returns its first line. `damaged`: what
+    earlier reports told of."""
     indexed, duplicates = sum(result.indexed for result in results), sum(result.duplicates for result in results)
-    rows, aside = sum(result.rows for result in results), [item for result in results for item in result.aside]
+    rows, aside = sum(result.rows for result in results), [*dict.fromkeys(item for result in results for item in result.aside)]
+    again = sum(result.aside_before for result in results)
     verdict = (
         f"{indexed} TRFs indexed ({rows} rows), {duplicates} known ones skipped, {len(aside)} set aside, "
         f"{len(failures)} sources failed, from {len(results)} new backups."
     )
+    if damaged:
+        verdict += f" Damaged backups told of before: {len(damaged)}."
     text = ["# TRF index", verdict]
     if results:
         columns = ["Linac", "Backup", "Indexed", "Rows", "Known", "Set aside", "Problem"]
@@ -104,6 +85,18 @@ def report_index(results: Sequence[BackupResult], failures: Sequence[tuple[str, 
         text += ["## Backups", table(columns, lines)]
     if aside:
         text += ["## Set aside in TRF/quarantine, where each lies under its hash", "\n".join(f"- {reason}" for reason in aside)]
+    if again:
+        text += [f"Logs that earlier runs had set aside came again: {again}."]
+    if damaged:
+        told = [(backup.serial, backup.name, f"{backup.told:%Y-%m-%d}", backup.problem) for backup in damaged]
+        text += [
+            "## Damaged backups that were told of before",
+            (
+                "What can be read of them is indexed. Each is read again when it changes. If nothing more is to be had from one, "
+                "run trf-index with the linac's serial and the backup's name as *dismiss*: it is then not reported any more."
+            ),
+            table(["Linac", "Backup", "First told", "What is wrong"], told),
+        ]
     if failures:
         text += ["## Failed", table(["What", "Why, and what to do"], failures)]
     create_markdown_artifact("\n\n".join(text), key=key, description="What the last trf-index run did")

@@ -1,25 +1,40 @@
 """TRF logs: what is new in a linac's backup folder, brought into the index of its site's records share."""
 
+import contextlib
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from blocks import Linac
-from linac.errors import BackupError, StorageError, UnreachableError
+from blocks import Linac, Share
+from linac.errors import BackupError, DamagedError, LinacError, SetupError, StorageError, TrfError, UnreachableError
 from linac.index import Index, Log
+from linac.index.backups import Damaged
 from linac.transport import Entry, Folder
+from linac.transport.records import require
 from linac.trf.backup import read_trfs
-from tasks.reports import BackupResult
+from tasks.reports import BackupResult, DamagedBackup
 
 BACKUPS = "SDD+*.zip"
 """Names of the NSS's diagnostic backups (facts-trf.md)."""
 
+MAX_LOG_BYTES = 96 << 20
+"""A larger log is told and not read: it would be an hour and a half of rows (half of that in version 4), and reading one takes
+more than three times its size, of which a process may have 500 MB in all."""
+
 RETRIES = 2
 RETRY_SECONDS = 20
+
+
+class Backups(NamedTuple):
+    """What a listing of a linac's backups shows: those not taken in yet, oldest first, and damaged ones told of before."""
+
+    new: list[Entry]
+    damaged: list[DamagedBackup]
 
 
 def worth_another_try(_task: object, _run: object, state: Any) -> bool:
@@ -35,14 +50,27 @@ def worth_another_try(_task: object, _run: object, state: Any) -> bool:
     retry_delay_seconds=RETRY_SECONDS,
     retry_condition_fn=worth_another_try,
 )
-def list_new_backups(linac: Linac) -> list[Entry]:
-    """The backups in the linac's folder that the index has not taken in completely, oldest first."""
-    with linac.backup.connect() as folder, linac.site.records.connect() as records:
+def list_new_backups(linac: Linac) -> Backups:
+    """The backups in the linac's folder that the index has not taken in completely. Nothing is done unless the records share is
+    there: an empty folder in its place would make all of them new."""
+    with linac.backup.connect() as folder, present_records(linac.site.records) as records:
         folder.check()
         present = folder.list(BACKUPS)
-        new = Index(records).new_backups(linac.serial, present)
+        index = Index(records)
+        new = index.new_backups(linac.serial, present)
+        damaged = still_damaged(index, linac.serial, present)
     get_run_logger().info("Linac %s: %s backups, %s of them new.", linac.serial, len(present), len(new))
-    return sorted(new, key=lambda entry: entry.modified)
+    return Backups(sorted(new, key=lambda entry: entry.modified), damaged)
+
+
+def still_damaged(index: Index, serial: str, present: list[Entry]) -> list[DamagedBackup]:
+    """The damaged backups that somebody was told of and that are still there, unchanged."""
+    there = {(entry.name, entry.size, entry.modified.replace(microsecond=0)) for entry in present}
+    return [
+        DamagedBackup(serial, shown(backup), backup.told, backup.problem)
+        for backup in index.damaged_backups(serial)
+        if (backup.name, backup.size, backup.modified.replace(microsecond=0)) in there
+    ]
 
 
 @task(
@@ -54,8 +82,8 @@ def list_new_backups(linac: Linac) -> list[Entry]:
     retry_condition_fn=worth_another_try,
 )
 def index_backup(linac: Linac, entry: Entry) -> BackupResult:
-    """Take every log of one backup into the index. A damaged backup gives what can be read of it and is tried again next time."""
-    with linac.backup.connect() as folder, linac.site.records.connect() as records:
+    """Take every log of one backup into the index. A damaged backup gives what can be read of it."""
+    with linac.backup.connect() as folder, present_records(linac.site.records) as records:
         result = add_backup(Index(records), linac.serial, folder, entry.name, entry)
     log = get_run_logger()
     log.info(
@@ -73,33 +101,116 @@ def index_backup(linac: Linac, entry: Entry) -> BackupResult:
     return result
 
 
+@contextlib.contextmanager
+def present_records(share: Share) -> Iterator[Folder]:
+    """The records share, for as long as the block lasts; no log's name is in errors of it.
+
+    Raises `UnreachableError` unless the share itself is there, not just the folder that it is mounted to.
+    """
+    with share.connect() as records, nameless():
+        require(records)
+        yield records
+
+
 def add_backup(index: Index, serial: str, folder: Folder, name: str, entry: Entry) -> BackupResult:
     """Fetch one backup, index its logs, and note it as done unless something was wrong with it."""
     problems: list[str] = []
     with tempfile.TemporaryDirectory(prefix="linac-flows-") as here:
         local = Path(here) / "backup.zip"
-        folder.fetch(name, local)
+        with nameless() if shown(entry) == entry.name else nameless(name):
+            folder.fetch(name, local)
         added = index.add(serial, _logs(local, entry.name, problems))
     if not problems:
         index.mark_done(serial, entry, added.counts)
     return BackupResult(
         serial=serial,
-        backup=entry.name,
+        backup=shown(entry),
         indexed=added.indexed,
         rows=added.rows,
         duplicates=added.duplicates,
-        aside=[reason for _, reason in added.quarantined],  # the files' names hold fields' names
+        aside=[reason for _, reason in added.newly_quarantined],  # the files' names hold fields' names
+        aside_before=added.quarantined_before,
         problem=" ".join(problems),
+        entry=entry,
     )
 
 
 def _logs(local: Path, backup: str, problems: list[str]) -> Iterator[Log]:
     """The logs of a zip one after the other; what is wrong with the zip or a member goes to `problems`, the rest goes on."""
     try:
-        for member in read_trfs(local):
+        for member in read_trfs(local, max_bytes=MAX_LOG_BYTES):
             if member.data is None:
                 problems.append(str(member.error))
             else:
                 yield Log(name=member.name, data=member.data, source=backup)
     except BackupError as error:
         problems.append(str(error))
+
+
+@task(name="note a damaged backup", cache_policy=NO_CACHE, retries=RETRIES, retry_delay_seconds=RETRY_SECONDS)
+def note_damaged(linac: Linac, results: list[BackupResult]) -> None:
+    """Note the damaged ones among these backups, now that they are in the report: they are not read again every night."""
+    with present_records(linac.site.records) as records:
+        for result in results:
+            if result.problem and result.entry is not None:
+                Index(records).mark_damaged(linac.serial, result.entry, result.problem)
+
+
+@task(name="pack samples harder", cache_policy=NO_CACHE, retries=RETRIES, retry_delay_seconds=RETRY_SECONDS)
+def repack_samples(linac: Linac) -> list[str]:
+    """Pack what came into a site's index since the last time harder, half an hour at most: to a sixth of the logs' size and less.
+    It disturbs no reader; with nothing new it costs two listings. Returns what is damaged, which is told once."""
+    with present_records(linac.site.records) as records:
+        done = Index(records).repack()
+    if done.files or done.months_left:
+        get_run_logger().info(
+            "Samples: %s files packed harder, %.1f MB to %.1f MB; %s months are left for the next run.",
+            len(done.files),
+            done.bytes_before / 1e6,
+            done.bytes_after / 1e6,
+            done.months_left,
+        )
+    return done.problems
+
+
+def dismiss(linac: Linac, name: str) -> None:
+    """Report a damaged backup of this file name no more. Raises `SetupError` where no such backup was reported."""
+    with present_records(linac.site.records) as records:
+        known = Index(records).damaged_backups(linac.serial)
+        wanted = {backup.name for backup in known if name.strip() in (backup.name, shown(backup))}
+        if not wanted:
+            names = ", ".join(sorted({shown(backup) for backup in known})) or "none"
+            raise SetupError(
+                f"Linac {linac.serial} has no damaged backup of that name to dismiss. There are: {names}. Give the name as the "
+                "report has it."
+            )
+        for each in wanted:
+            Index(records).dismiss(linac.serial, each)
+    get_run_logger().info("Linac %s: a damaged backup is not reported any more, unless it changes.", linac.serial)
+
+
+# Logs, reports and run states are read by many; the names of files are for those who may open the records. The name of a log
+# holds its field's, which may be a patient's; an old archive's folders and zips can be called after patients, as PyMedPhys's are.
+# So errors that quote a path are told without it, and without the error that they come from.
+
+_LOG = re.compile(r"(TRF[\\/]+(?:raw|quarantine)[\\/]).*?\.trf[^\s:']*", re.DOTALL | re.IGNORECASE)
+
+
+def shown(entry: Entry | Damaged) -> str:
+    """What a backup is called in reports: by its name, if that is one of the NSS's own."""
+    if re.fullmatch(r"SDD\+[0-9A-Za-z+_.-]*\.zip", entry.name, re.IGNORECASE):
+        return entry.name
+    return f"zip of {entry.size} bytes of {entry.modified:%Y-%m-%d %H:%M:%S} UTC"
+
+
+@contextlib.contextmanager
+def nameless(*names: str) -> Iterator[None]:
+    """Within it, errors quote neither the path of a log in the records nor the parts of these names."""
+    try:
+        yield
+    except LinacError as error:
+        text = _LOG.sub(r"\1(a log)", str(error))
+        for part in sorted({part for name in names for part in re.split(r"[\\/]", name) if part}, key=len, reverse=True):
+            text = text.replace(part, "(...)")
+        kind = DamagedError if isinstance(error, TrfError) else type(error)
+        raise kind(text) from None

@@ -9,6 +9,8 @@ import pytest
 
 if TYPE_CHECKING:
     from launch.stack import Stack
+    from linac.simulator.samba import Samba
+    from linac.simulator.sshd import SshServer
 
 PROJECT = Path(__file__).resolve().parent.parent
 SAMPLES = PROJECT.parent / "shared" / "samples" / "trf"
@@ -31,12 +33,35 @@ def samples() -> Path:
 
 
 @pytest.fixture(scope="session")
+def smb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Samba"]:
+    """A real smbd with the shares `Backup` (read-only) and `physics`; each test uses folders of its own in them."""
+    from linac.simulator.samba import Samba, is_installed
+
+    if not is_installed():
+        pytest.skip("Samba's server is not installed (apt-get install --no-install-recommends samba)")
+    with Samba(tmp_path_factory.mktemp("smb"), {"Backup": False, "physics": True}) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def ssh_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator["SshServer"]:
+    """A real sshd that lets this account in with its own key; tests that stop it or change its settings make one of their own."""
+    from linac.simulator.sshd import SshServer, is_installed
+
+    if not is_installed():
+        pytest.skip("OpenSSH's server is not installed (apt-get install --no-install-recommends openssh-server)")
+    with SshServer(tmp_path_factory.mktemp("ssh")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def prefect_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Stack"]:
     """The pinned Prefect server with our blocks and deployments, and no worker; this process talks to it."""
     from launch.stack import Stack, free_port
 
     stack = Stack(tmp_path_factory.mktemp("prefect"), free_port())
     stack.env["PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS"] = "5"  # a minute otherwise
+    stack.env["PREFECT_WORKER_QUERY_SECONDS"] = "2"
     stack.start(worker=False)
     try:
         from prefect.logging.handlers import APILogHandler

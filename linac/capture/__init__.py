@@ -27,6 +27,7 @@ The pieces, from the linac to the share. Each knows only those before it:
     control, status      start, adopt, watch and stop a listener
     check                does the service answer, and for which machine?
     cli                  `python -m linac.icom listen` and `status`
+    names, log, priority what they share: safe folder names, lines for people, good manners towards the listener
 
 What it does not do: decode more of a message than it needs to file it (`linac.icom` does), write Parquet, know Prefect, or
 send anything to the linac.

@@ -5,31 +5,33 @@ in the ledger (what is done with); `checkpoint.json` only saves reading the whol
 session is: write the file beside and rename it, read it back and compare, add the line to the ledger, move the checkpoint.
 After a crash in between, the steps before are found done. The journal is cleared only behind the checkpoint.
 
-Memory stays flat: a session is packed as its messages come, one message at a time.
+Memory stays flat, however long a session is and however much waits: each is packed as its messages come, into a file in the
+spool.
 """
 
 import hashlib
 import json
 import lzma
 import os
+import secrets
 import shutil
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 from linac.capture import journal
 from linac.capture.journal import Position, Reader
 from linac.capture.ledger import ARCHIVED, NO_MU, SET_ASIDE, Ledger, Line, line_for, read_lines
 from linac.capture.lock import FileLock
 from linac.capture.names import address_folder, patient_folder
-from linac.capture.sessions import REMEMBERED, SILENCE_SECONDS, Ended, Kept, Session, SessionCutter, Step
+from linac.capture.sessions import REMEMBERED, SILENCE_SECONDS, Ended, Kept, Session, SessionCutter, Step, told_missing
 from linac.capture.spool import Spool, write_whole
-from linac.errors import AlreadyRunningError, LinacError, SetupError, StorageError
+from linac.errors import AlreadyRunningError, LinacError, StorageError
 from linac.transport.paths import Folder
 
 ASIDE = "patients/unknown_error_in_record"
@@ -41,10 +43,13 @@ JOURNAL_LIMIT_BYTES = 50 << 30
 
 READ_BYTES = 64 << 20
 PENDING_SESSIONS = 16
-"""So many finished sessions may wait in memory (1 to 2 MB each) for a share that is away; then reading waits, too."""
+"""So many finished sessions may wait, packed, for a share that is away; then reading waits, too. The journal holds the rest."""
 
 AWAY_SECONDS = 2.0
 """A failure to store that took longer than this means that the share is away."""
+
+LOOK_SECONDS = 5.0
+"""How often the share is looked at while there is nothing to write."""
 
 LIVE_SECONDS = 2.0
 """Messages older than this are not written to `live/` any more."""
@@ -58,8 +63,8 @@ LIVE_PAUSE_SECONDS = 30.0
 SEAL_AFTER_SECONDS = 3600.0
 _MARK_EVERY = 256
 _LATER_STAMPS = 600
-_PRESET = 1
-"""Of lzma: ten times faster than the default, which packs these messages only a quarter smaller."""
+_PIECE_BYTES = 64 << 10
+_STALE_SECONDS = 86400.0
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,8 @@ class Archived:
     """One session that was written. `path` is relative to the iCom folder and holds the patient's identity: never log it.
 
     `outcome`: `archived` or `set_aside` (then `reason` says why). `stamp`: its file's name without `.xz`. `mu`: monitor units
-    delivered. `gaps`: how many times messages may be missing. `started`, `ended`: naive, the linac's local time.
+    delivered. `gaps`: how many times messages may be missing; `missing`: about how many are, or `at_least` so many. `started`,
+    `ended`: naive, the linac's local time.
     """
 
     outcome: str
@@ -79,6 +85,15 @@ class Archived:
     started: datetime
     ended: datetime
     reason: str = ""
+    missing: int = 0
+    at_least: bool = False
+
+    def __str__(self) -> str:
+        """One line for a log. No patient in it."""
+        gaps = f"{self.gaps} gaps"
+        if self.gaps:
+            gaps += f" ({told_missing(self.missing, at_least=self.at_least)} messages missing)"
+        return f"session of {self.stamp}, {self.messages} messages, {self.mu:.1f} MU, {gaps}"
 
 
 @dataclass(frozen=True)
@@ -91,37 +106,86 @@ class Backlog:
     oldest: datetime | None
 
 
-class _Draft:
-    """A session's file while it grows: packed at once, so that half an hour takes 1 or 2 MB and not 60."""
+class _GoneError(Exception):
+    """Somebody removed a draft: the journal is to be read again."""
 
-    def __init__(self, session: Session) -> None:
+
+class _Look(NamedTuple):
+    """A packed file as it is: SHA-256 and size, and the SHA-256 of what is packed in it (empty if it is no whole xz file)."""
+
+    digest: str
+    size: int
+    content: str
+
+
+class _Draft:
+    """A session's file while it grows, in the spool: packed at once, so that half an hour takes 1 or 2 MB and not 60.
+
+    `content`: hash of the messages; `digest`, `size`: of the file, once `finish` was called. Raises `StorageError`.
+    """
+
+    def __init__(self, session: Session, folder: Path) -> None:
         self.session = session
-        self.content = hashlib.sha256()
+        self.content, self._packed = hashlib.sha256(), hashlib.sha256()
+        self.size = 0
         self.tried = ""  # a stamp under which we wrote, but what we wrote was not found: ours to write again
-        self._packer: lzma.LZMACompressor | None = lzma.LZMACompressor(preset=_PRESET)  # None once the file is finished
-        self._parts: list[bytes] = []
+        self.path = folder / f"{session.start.sequence}-{session.start.offset}-{secrets.token_hex(4)}.xz"
+        self._packer = lzma.LZMACompressor(filters=journal.packing())
+        with self._explained():
+            folder.mkdir(mode=0o700, exist_ok=True)  # the file itself gets usual rights: storing it in the archive copies them
+            self._file: IO[bytes] | None = self.path.open("wb", buffering=0)  # None once finished
 
     def add(self, raw: bytes) -> None:
-        if self._packer is None:
-            raise ValueError("a finished session takes no more messages")
         self.content.update(raw)
-        part = self._packer.compress(raw)
-        if part:
-            self._parts.append(part)
+        self._append(self._packer.compress(raw))
 
-    def finish(self) -> bytes:
-        """The file. May be called again."""
-        if self._packer is not None:
-            self._parts.append(self._packer.flush())
-            self._parts, self._packer = [b"".join(self._parts)], None
-        return self._parts[0]
+    def finish(self) -> None:
+        """The session is over. May be called again."""
+        if self._file is not None:
+            self._append(self._packer.flush())
+            self._file.close()
+            self._file = None
+
+    @property
+    def digest(self) -> str:
+        return self._packed.hexdigest()
+
+    def remove(self) -> None:
+        """The file is not needed any more. Never raises: what stays is removed at the next start."""
+        with suppress(OSError):
+            if self._file is not None:
+                self._file.close()
+            self.path.unlink()
+
+    def _append(self, part: bytes) -> None:
+        if not part:
+            return
+        if self._file is None:
+            raise ValueError("a finished session takes no more messages")
+        self._packed.update(part)
+        self.size += len(part)
+        with self._explained():
+            view = memoryview(part)
+            while view:
+                view = view[self._file.write(view) :]
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StorageError(
+                f"The spool {self.path.parent} cannot be written: {error.strerror or error}. Free some space or have the disk "
+                "checked: archiving goes on by itself."
+            ) from error
 
 
 class Archiver:
     """Archives one linac's journal into `folder`, the site's iCom folder. Call `run_once` again and again.
 
-    `address` names the folder under `live/`; `live=False` leaves that out. Two archivers for one spool take turns at worst: the
-    second one's `run_once` raises `AlreadyRunningError` while the first is at work.
+    `address` names the folder under `live/`; `live=False` leaves that out. `ready` is asked before anything is written, and
+    raises a `LinacError` while the share is away; unless given, the folder has to be there. Two archivers for one spool take
+    turns at worst: the second one's `run_once` raises `AlreadyRunningError` while the first is at work.
     """
 
     def __init__(
@@ -132,12 +196,13 @@ class Archiver:
         folder: Folder,
         *,
         live: bool = True,
+        ready: Callable[[], None] | None = None,
         silence_seconds: float = SILENCE_SECONDS,
         retention_days: float = RETENTION_DAYS,
         journal_limit_bytes: int = JOURNAL_LIMIT_BYTES,
     ) -> None:
         self.places = Spool(Path(spool), serial)
-        self.folder, self.live = folder, live
+        self.folder, self.live, self.ready = folder, live, ready or folder.check
         self.silence_seconds, self.retention_days = silence_seconds, retention_days
         self.journal_limit_bytes = journal_limit_bytes
         self.warnings: list[str] = []
@@ -151,9 +216,13 @@ class Archiver:
         self._draft: _Draft | None = None
         self._pending: list[_Draft] = []
         self._done: list[Archived] = []
-        self._failed: LinacError | None = None  # these three: in the call that is going on
+        self._failed: LinacError | None = None  # these four: in the call that is going on
         self._away = False
+        self._asked = False
         self._tried: list[_Draft] = []
+        self._told: str | None = None
+        self._trouble_since = ""
+        self._looked_at = float("-inf")
         self._marks: list[Position] = []
         self._marked = 0
         self._runs: dict[int, str] = {}
@@ -170,6 +239,9 @@ class Archiver:
         with self._alone():
             try:
                 failed = self._work(seconds)
+            except _GoneError:
+                self._forget()
+                failed = None
             except BaseException:  # also a flow's cancel: whatever was half done is forgotten, and read again from the checkpoint
                 self._forget()
                 raise
@@ -180,14 +252,40 @@ class Archiver:
 
     def _work(self, seconds: float) -> LinacError | None:
         reader = self._restore()
-        self._failed, self._away, self._tried = None, False, []
+        self._failed, self._away, self._asked, self._tried = None, False, False, []
+        if time.monotonic() - self._looked_at >= LOOK_SECONDS:  # also while nothing waits, so that it is known early
+            self._is_ready()
         self._store_all()
         self._read(reader, time.monotonic() + seconds)
         self._store_all()
         self._write_live()
         self._save()
         self._tend()  # also while much waits: that is when the disk fills
+        self._tell()
         return self._failed
+
+    def _is_ready(self) -> bool:
+        """Whether the share is there, asked once in a call: a share that is away is never written to, so that nothing comes into
+        being where it should be."""
+        if not self._asked:
+            self._asked, self._looked_at = True, time.monotonic()
+            try:
+                self.ready()
+            except LinacError as error:
+                self._failed, self._away = self._failed or error, True
+        return not self._away
+
+    def _tell(self) -> None:
+        """Leave for others to read why nothing can be archived, or that it can. It says nothing of a patient, as all errors."""
+        trouble = str(self._failed) if self._failed is not None else ""
+        if trouble == self._told:
+            return
+        if not self._told:
+            self._trouble_since = datetime.now(UTC).isoformat(timespec="seconds")
+        facts = {"trouble": trouble, "since": self._trouble_since}
+        with suppress(OSError):
+            write_whole(self.places.archive_status, json.dumps(facts).encode(), keep=False)
+            self._told = trouble
 
     def finish(self) -> list[Archived]:
         """Archive everything, also the session that is going on, as if the patient had left. For a linac that is removed.
@@ -195,7 +293,7 @@ class Archiver:
         Raises as `run_once` does.
         """
         done = self.run_once(float("inf"))
-        while self._reader is not None and not self._reader.at_end:
+        while self._reader is None or not self._reader.at_end:
             done += self.run_once(float("inf"))
         with self._alone():
             self._take_all(self._cutter.end_session())
@@ -206,6 +304,10 @@ class Archiver:
             raise self._failed
         done, self._done = self._done, []
         return done
+
+    def close(self) -> None:
+        """Leave nothing behind in the spool that the next one would not use. The next `run_once` begins at the checkpoint."""
+        self._forget()
 
     def backlog(self) -> Backlog:
         """What is not yet archived."""
@@ -235,13 +337,23 @@ class Archiver:
     def _restore(self) -> Reader:
         """Begin where the checkpoint says, a little before it so that repeated messages are recognised."""
         if self._reader is None:
+            self._sweep()
             self._handled, warm = _read_checkpoint(self.places)
             self._reader = Reader(self.places.journal, warm)
             self._marks = [warm]
         return self._reader
 
+    def _sweep(self) -> None:
+        """Remove the drafts of processes that were killed: the journal still has what is in them."""
+        for left in self.places.drafts.glob("*.xz"):
+            with suppress(OSError):
+                if time.time() - left.stat().st_mtime > _STALE_SECONDS:
+                    left.unlink()
+
     def _forget(self) -> None:
         self._reader, self._cutter, self._marked = None, SessionCutter(self.silence_seconds), 0
+        for draft in [*self._pending, *([self._draft] if self._draft else [])]:
+            draft.remove()
         self._draft, self._pending, self._tried = None, [], []
 
     def _read(self, reader: Reader, deadline: float) -> None:
@@ -269,13 +381,14 @@ class Archiver:
             elif isinstance(step, Ended):
                 draft, self._draft = self._draft, None
                 if draft is not None:
+                    draft.finish()
                     self._pending.append(draft)
 
     def _take(self, kept: Kept) -> None:
         session = kept.session
         if session is not None and session.start >= self._handled:
             if self._draft is None:
-                self._draft = _Draft(session)
+                self._draft = _Draft(session, self.places.drafts)
             self._draft.add(kept.message.raw)
         if self.live and time.time_ns() - kept.arrived_ns < LIVE_SECONDS * 1e9:
             self._live[kept.message.counter] = (kept.message.raw, kept.arrived_ns)
@@ -287,7 +400,7 @@ class Archiver:
         """Store what waits, each once a call. One that fails does not hold up the others, unless failing takes long: then the
         share is away."""
         for draft in list(self._pending):
-            if self._away or draft in self._tried:
+            if draft in self._tried or not self._is_ready():
                 continue
             self._tried.append(draft)
             began = time.monotonic()
@@ -298,11 +411,12 @@ class Archiver:
                 self._away = time.monotonic() - began > AWAY_SECONDS
             else:
                 self._pending.remove(draft)
+                draft.remove()
                 self._save(force=True)
 
     def _store(self, draft: _Draft) -> None:
         session = draft.session
-        if self._ledger.find(session) is not None:
+        if self._ledger.has(session):
             return
         outcome, reason = judge(session)
         if outcome == NO_MU:
@@ -311,24 +425,35 @@ class Archiver:
         patient = patient_folder(session.patient_id, session.patient_name)
         where = f"{'patients' if outcome == ARCHIVED else ASIDE}/{patient}"
         try:
-            stamp, data = self._write(where, draft)
+            stamp, digest, size = self._write(where, draft)
             if reason:
                 text = f"Session of {session.stamp}, {session.messages} messages: {reason}\n"
                 self.folder.write(f"{where}/{stamp}.reason.txt", text.encode())
-        except (StorageError, SetupError) as error:
+        except LinacError as error:
             # the text holds the path, and so the patient: neither it nor the error it came from may travel on
             text = str(error).replace(patient, "(patient)")
             which = f"Linac {self.places.serial}, session of {session.stamp}"
             raise StorageError(f"{which}: {text} It waits in the journal.") from None
-        digest = hashlib.sha256(data).hexdigest()
-        self._ledger.append(line_for(session, outcome, stamp=stamp, sha256=digest, size=len(data), reason=reason))
+        self._ledger.append(line_for(session, outcome, stamp=stamp, sha256=digest, size=size, reason=reason))
         path = f"{where}/{stamp}.xz"
         self._done.append(
-            Archived(outcome, path, stamp, session.messages, session.mu, session.gaps, session.started, session.ended, reason)
+            Archived(
+                outcome,
+                path,
+                stamp,
+                session.messages,
+                session.mu,
+                session.gaps,
+                session.started,
+                session.ended,
+                reason,
+                session.missing,
+                session.at_least,
+            )
         )
 
-    def _write(self, where: str, draft: _Draft) -> tuple[str, bytes]:
-        """Write a session's file unless it is there: its stamp, and what the file holds.
+    def _write(self, where: str, draft: _Draft) -> tuple[str, str, int]:
+        """Write a session's file unless it is there: its stamp, and the file's SHA-256 and size.
 
         PyMedPhys takes nothing but a time as a name, so a second session of the same second gets the next free one.
         """
@@ -336,28 +461,50 @@ class Archiver:
             stamp = f"{draft.session.started + timedelta(seconds=later):%Y%m%d_%H%M%S}"
             path = f"{where}/{stamp}.xz"
             if stamp != draft.tried and self.folder.find(path) is not None:
-                data = self.folder.read(path)
-                if _content(data) == draft.content.hexdigest():
-                    return stamp, data
+                found = self._look(path)
+                if found.content == draft.content.hexdigest():
+                    return stamp, found.digest, found.size
                 continue
-            data, draft.tried = draft.finish(), stamp
-            self.folder.write(path, data)
-            if self.folder.read(path) != data:
+            if not draft.path.exists():
+                raise _GoneError
+            draft.tried = stamp
+            self.folder.store(draft.path, path)
+            if self._look(path) != _Look(draft.digest, draft.size, draft.content.hexdigest()):
                 raise StorageError(f"{self.folder.location}: a file just written reads back different. Have the storage checked.")
             draft.tried = ""
-            return stamp, data
+            return stamp, draft.digest, draft.size
         raise StorageError(f"{self.folder.location}: {_LATER_STAMPS} other sessions stand where this one belongs.")
+
+    def _look(self, path: str) -> "_Look":
+        """What an archived file is, piece by piece. Raises `StorageError`."""
+        unpacker, packed, content, size, whole = lzma.LZMADecompressor(), hashlib.sha256(), hashlib.sha256(), 0, True
+        with self.folder.open(path) as file:
+            try:
+                while piece := file.read(_PIECE_BYTES):
+                    packed.update(piece)
+                    size += len(piece)
+                    while whole and not unpacker.eof and (piece or not unpacker.needs_input):
+                        try:
+                            content.update(unpacker.decompress(piece, _PIECE_BYTES))
+                        except lzma.LZMAError:
+                            whole = False
+                        piece = b""
+            except OSError as error:
+                raise StorageError(
+                    f"{self.folder.location}: a session that was archived cannot be read back: {error.strerror or error}."
+                ) from None
+        return _Look(packed.hexdigest(), size, content.hexdigest() if whole and unpacker.eof else "")
 
     def _write_live(self) -> None:
         """Best effort: the newest messages first, no longer than the budget, nothing is kept for later."""
         waiting, self._live = self._live, OrderedDict()
         deadline = time.monotonic() + LIVE_BUDGET_SECONDS
-        if time.monotonic() < self._live_pause_until:
+        if not waiting or time.monotonic() < self._live_pause_until or not self._is_ready():
             return
         for counter, (raw, _) in reversed(waiting.items()):
             try:
                 self.folder.write(f"{self._live_folder}/{counter:03d}.txt", raw)
-            except (StorageError, SetupError):
+            except LinacError:
                 self._live_pause_until = time.monotonic() + LIVE_PAUSE_SECONDS
                 return
             if time.monotonic() > deadline:
@@ -485,18 +632,3 @@ def _read_checkpoint(places: Spool) -> tuple[Position, Position]:
     if committed.sequence and journal.run_of(places.journal, committed.sequence) != run:
         return Position(0, 0), Position(0, 0)
     return committed, warm
-
-
-def _content(data: bytes) -> str:
-    """Hash of what is packed in a file; empty if it is no whole xz file."""
-    unpacker, content, offset = lzma.LZMADecompressor(), hashlib.sha256(), 0
-    try:
-        while not unpacker.eof:
-            if unpacker.needs_input and offset >= len(data):
-                return ""
-            block = data[offset : offset + 65536] if unpacker.needs_input else b""
-            offset += len(block)
-            content.update(unpacker.decompress(block, 1 << 20))
-    except lzma.LZMAError:
-        return ""
-    return content.hexdigest()

@@ -6,11 +6,12 @@ being lost. Ending this one ends both; the listener alone goes on only if this o
 """
 
 import argparse
+import contextlib
 import signal
 import sys
 import threading
 import time
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,16 +20,19 @@ from linac.capture.connection import ICOM_PORT
 from linac.capture.listener import where_raised
 from linac.capture.log import Log
 from linac.capture.names import address_folder
-from linac.capture.spool import DEFAULT_SPOOL
+from linac.capture.priority import lower_priority
+from linac.capture.spool import DEFAULT_SPOOL, Spool
 from linac.capture.status import Status
-from linac.errors import AlreadyRunningError, LinacError
+from linac.errors import AlreadyRunningError, LinacError, UnreachableError
 
 if TYPE_CHECKING:
     from linac.capture.archive import Archiver
+    from linac.transport.paths import LocalFolder
 
 ARCHIVE_SECONDS = 0.25
 WATCH_SECONDS = 5.0
 REPEAT_SECONDS = 600.0
+FOLLOW_SECONDS, TELL_SECONDS = 0.5, 10.0
 
 
 def add_commands(subparsers: Any) -> None:
@@ -43,6 +47,7 @@ def add_commands(subparsers: Any) -> None:
     command.set_defaults(run=listen)
     command = subparsers.add_parser("status", help="what the listeners on this computer do")
     _add_where(command)
+    command.add_argument("--watch", action="store_true", help="go on: print their log lines as they come, until Ctrl-C")
     command.set_defaults(run=show_status)
 
 
@@ -68,7 +73,8 @@ def listen(options: argparse.Namespace) -> int:
     log = Log()
     try:
         folder = LocalFolder(Path(options.directory).absolute())
-        archiving = _Archiving(Archiver(options.spool, serial, options.address, folder), log)
+        archiver = Archiver(options.spool, serial, options.address, folder, ready=lambda: _require(folder))
+        archiving = _Archiving(archiver, log)
         running = control.start(serial, options.address, options.port, options.spool)
         log.line(
             f"{'adopted the listener' if running.adopted else 'started a listener'} for linac {serial}, process {running.pid}; "
@@ -85,6 +91,16 @@ def listen(options: argparse.Namespace) -> int:
     finally:
         log.close()
     return listener.EXIT_STOPPED if ended else listener.EXIT_FAILED
+
+
+def _require(folder: "LocalFolder") -> None:
+    """Raises `LinacError` unless the iCom folder is there. It is never made here: nothing shall land on the disk under a share's
+    mount point."""
+    if not folder.path.is_dir():
+        raise UnreachableError(
+            f"The iCom folder {folder.location} is not there. If it is on a share, connect that; if it is a new folder, make it."
+        )
+    folder.check()
 
 
 def _watch(options: argparse.Namespace, serial: str, ending: threading.Event, archiving: "_Archiving") -> None:
@@ -109,6 +125,7 @@ class _Archiving:
         self._archiver, self._log = archiver, log
         self._ending = threading.Event()
         self._said: dict[str, float] = {}
+        self._trouble = False
         self._thread = threading.Thread(target=self._run, daemon=True, name="archive")
 
     def start(self) -> None:
@@ -128,19 +145,23 @@ class _Archiving:
             self._log.line(text)
 
     def _run(self) -> None:
+        lower_priority()
         while not self._ending.wait(ARCHIVE_SECONDS):
             self._once()
         self._once()
+        self._archiver.close()
 
     def _once(self) -> None:
         try:
             for session in self._archiver.run_once():
-                self._log.line(
-                    f"{session.outcome.replace('_', ' ')}: session of {session.stamp}, {session.messages} messages, "
-                    f"{session.mu:.1f} MU, {session.gaps} gaps"
-                )
+                self._log.line(f"{session.outcome.replace('_', ' ')}: {session}")
+            if self._trouble:
+                self._trouble = False
+                self._said.clear()
+                self.say("archiving works again; what waited is being archived")
         except LinacError as error:
-            self.say(str(error))
+            self._trouble = True
+            self.say(f"ATTENTION, not archived: {error} Recording goes on; what is recorded waits in the spool.")
         except Exception as error:  # a fault of ours: the journal keeps everything, and others can be archived
             self.say(f"unexpected {type(error).__name__} while archiving ({where_raised(error)})")
         for warning in self._archiver.warnings:
@@ -151,6 +172,57 @@ def show_status(options: argparse.Namespace) -> int:
     """Print what the listeners do. Exit code 0 if all run and are connected, else 1."""
     root = Path(options.spool)
     serials = [options.serial] if options.serial else sorted(path.parent.name for path in root.glob("*/status.json"))
+    code = _show(root, serials)
+    if options.watch and serials and code != listener.EXIT_SETUP:
+        with contextlib.suppress(KeyboardInterrupt):
+            _follow(root, serials)
+    return code
+
+
+def _follow(root: Path, serials: list[str]) -> None:
+    """Print the listeners' log lines as they come, and now and then how things stand."""
+    ends = {serial: _size(Spool(root, serial).log) for serial in serials}
+    due = time.monotonic() + TELL_SECONDS
+    while True:
+        for serial, end in ends.items():
+            lines, ends[serial] = _new_lines(Spool(root, serial).log, end)
+            sys.stdout.writelines(f"linac {serial}: {line}\n" for line in lines)
+        if time.monotonic() >= due:
+            due = time.monotonic() + TELL_SECONDS
+            for serial in serials:
+                status = control.status(root, serial)
+                if status is not None:
+                    sys.stdout.write(
+                        f"linac {serial}: {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {status.state}, {status.messages} messages, "
+                        f"{status.gaps} losses, {status.backlog_bytes / 1e6:.1f} MB not yet archived"
+                        f"{', ATTENTION: not archived, ' + status.archive_trouble if status.archive_trouble else ''}\n"
+                    )
+        sys.stdout.flush()
+        time.sleep(FOLLOW_SECONDS)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _new_lines(path: Path, start: int) -> tuple[list[str], int]:
+    """Whole lines of a log from a byte on, and where to go on; a log that was put aside is read from its beginning."""
+    if _size(path) < start:
+        start = 0
+    try:
+        with path.open("rb") as file:
+            file.seek(start)
+            data = file.read(1 << 20)
+    except OSError:
+        return [], start
+    whole = data[: data.rfind(b"\n") + 1]
+    return whole.decode(errors="backslashreplace").splitlines(), start + len(whole)
+
+
+def _show(root: Path, serials: list[str]) -> int:
     good = bool(serials)
     if not serials:
         sys.stdout.write(f"no listener has run with the spool {root}\n")
@@ -162,11 +234,31 @@ def show_status(options: argparse.Namespace) -> int:
                 good = False
                 continue
             good = good and status.running and status.connected
-            sys.stdout.write("\n".join(_lines(status)) + "\n")
+            sys.stdout.write("\n".join([*_lines(status), _sessions(root, serial)]) + "\n")
     except LinacError as error:
         sys.stderr.write(f"{error}\n")
         return listener.EXIT_SETUP
     return 0 if good else 1
+
+
+def _sessions(root: Path, serial: str) -> str:
+    """What was archived of late, and the gaps in it."""
+    from linac.capture.archive import sessions
+    from linac.capture.ledger import ARCHIVED, SET_ASIDE
+    from linac.capture.sessions import told_missing
+
+    since = (datetime.now(UTC) - timedelta(days=1)).isoformat()
+    lately = [line for line in sessions(root, serial) if line.recorded >= since and line.outcome in (ARCHIVED, SET_ASIDE)]
+    aside = sum(line.outcome == SET_ASIDE for line in lately)
+    gaps, missing = sum(line.gaps for line in lately), sum(line.missing for line in lately)
+    told = told_missing(missing, at_least=any(line.at_least for line in lately))
+    text = f"  sessions         {len(lately)} archived in the last 24 h"
+    return (
+        text
+        + (f", {aside} of them set aside" if aside else "")
+        + f", {gaps} gaps in them"
+        + (f" ({told} messages missing)" if gaps else "")
+    )
 
 
 def _lines(status: Status) -> list[str]:
@@ -178,7 +270,7 @@ def _lines(status: Status) -> list[str]:
         f"linac {status.serial} at {status.address} port {status.port}: {doing}",
         f"  connected since  {when(status.connected_since) if status.connected else 'not connected'}",
         f"  messages         {status.messages}, the last {when(status.last_message)}",
-        f"  gaps             {status.gaps} ({status.reconnects} reconnects, {status.dropped_bytes} bytes dropped)",
+        f"  losses           {status.gaps} ({status.reconnects} reconnects, {status.dropped_bytes} bytes dropped)",
         f"  journal          {status.journal_bytes / 1e6:.1f} MB, {status.backlog_bytes / 1e6:.1f} MB of it not yet archived",
         f"  last said        {when(status.written)}",
     ]
@@ -186,5 +278,7 @@ def _lines(status: Status) -> list[str]:
         lines.append(f"  ATTENTION        it has said nothing for {status.age_seconds:.0f} s: its disk or computer is stalled")
     if status.last_error and not status.connected:
         lines.append(f"  reason           {status.last_error}")
+    if status.archive_trouble:
+        lines.append(f"  ATTENTION        not archived since {when(status.archive_trouble_since)}: {status.archive_trouble}")
     lines += [f"  ATTENTION        {finding}" for finding in status.findings]
     return lines

@@ -6,17 +6,19 @@ works on Windows as well, across accounts and sessions, and lets the listener en
 """
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 import linac
 from linac.capture import lock
 from linac.capture.listener import EXIT_ALREADY
-from linac.capture.spool import Spool
+from linac.capture.spool import Spool, private
 from linac.capture.status import Status
 from linac.errors import AlreadyRunningError, LinacError, SetupError, StorageError
 
@@ -66,7 +68,8 @@ def status(spool: str | os.PathLike[str], serial: str) -> Status | None:
         backlog = backlog_bytes(spool, serial)
     if not running:
         said = replace(said, connected=False, silent=False, state="stopped")
-    return replace(said, running=running, backlog_bytes=backlog)
+    trouble, since = _archive_trouble(places)
+    return replace(said, running=running, backlog_bytes=backlog, archive_trouble=trouble, archive_trouble_since=since)
 
 
 def start(serial: str, address: str, port: int, spool: str | os.PathLike[str], *, timeout: float = START_SECONDS) -> Running:
@@ -155,13 +158,22 @@ def _read_status(places: Spool) -> Status | None:
     return None
 
 
+def _archive_trouble(places: Spool) -> tuple[str, datetime | None]:
+    """What the archiver last said, if it had trouble, and since when."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        facts = json.loads(places.archive_status.read_bytes())
+        if facts["trouble"]:
+            return str(facts["trouble"]), datetime.fromisoformat(facts["since"])
+    return "", None
+
+
 def _spawn(places: Spool, address: str, port: int) -> subprocess.Popen[bytes]:
     root = str(Path(linac.__file__).resolve().parents[1])
     where = ["--serial", places.serial, "--address", address, "--port", str(port), "--spool", str(places.root)]
     environment = {name: value for name, value in os.environ.items() if name.upper() in _ENVIRONMENT}
     command = [_python(), "-I", "-S", "-c", _BOOT, root, *where, "--log", str(places.log)]
     try:
-        with places.out.open("wb") as out:
+        with open(places.out, "wb", opener=private) as out:
             child = _detached(command, places.folder, environment, out.fileno())
     except OSError as error:
         raise SetupError(

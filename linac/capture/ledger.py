@@ -8,13 +8,16 @@ import contextlib
 import dataclasses
 import json
 import os
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from linac.capture.journal import Position
 from linac.capture.sessions import Session, facts_of
+from linac.capture.spool import private
 from linac.errors import StorageError
 
 ARCHIVED, SET_ASIDE, NO_MU = "archived", "set_aside", "no_mu"
@@ -26,9 +29,10 @@ class Line:
 
     `outcome`: `archived`, `set_aside` (not understood, see `reason`) or `no_mu` (nothing delivered: no file). `stamp`: name of
     its file without `.xz`, as a rule the linac's local time of the first message. `started`, `ended`: linac's local time, ISO.
-    `mu`: monitor units delivered. `gaps`: how many times messages may be missing. `events`: these and other irregularities,
-    with what stood before and after. `sha256`: of the file as it was written (empty for `no_mu`); `size`: its bytes.
-    `recorded`: when this line was written, ISO, UTC. The rest tells the archiver which piece of the journal it was.
+    `mu`: monitor units delivered. `gaps`: how many times messages may be missing; `missing`: about how many are, `at_least` where
+    that is only a lower bound. `events`: these and other irregularities, with what stood before and after. `sha256`: of the file
+    as it was written (empty for `no_mu`); `size`: its bytes. `recorded`: when this line was written, ISO, UTC. The rest tells the
+    archiver which piece of the journal it was.
     """
 
     outcome: str
@@ -50,15 +54,8 @@ class Line:
     start: tuple[int, int] = (0, 0)
     end: tuple[int, int] = (0, 0)
     last_message: str = ""
-
-    def covers(self, session: Session) -> bool:
-        """Whether this line is about that session, or about one of which it is the end (read from the middle on)."""
-        return (
-            bool(set(self.runs) & set(session.runs))
-            and self.last_message == session.last_message
-            and Position(*self.start) <= session.start
-            and self.messages >= session.messages
-        )
+    missing: int = 0
+    at_least: bool = False
 
 
 def line_for(session: Session, outcome: str, **more: Any) -> Line:
@@ -70,6 +67,8 @@ def line_for(session: Session, outcome: str, **more: Any) -> Line:
         "messages": session.messages,
         "mu": round(session.mu, 3),
         "gaps": session.gaps,
+        "missing": session.missing,
+        "at_least": session.at_least,
         "machine_ids": list(session.machine_ids),
         "events": [facts_of(event) for event in session.events],
         "recorded": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -83,40 +82,60 @@ def line_for(session: Session, outcome: str, **more: Any) -> Line:
     return Line(outcome, **facts | more)
 
 
+class _Place(NamedTuple):
+    """What has to be remembered of a line to know its session again: a year of lines would take tens of megabytes."""
+
+    runs: tuple[str, ...]
+    start: Position
+    messages: int
+
+    def covers(self, session: Session) -> bool:
+        """Whether it was that session, or one of which it is the end (read from the middle on). The last message is the same."""
+        return bool(set(self.runs) & set(session.runs)) and self.start <= session.start and self.messages >= session.messages
+
+
 class Ledger:
     """The lines of one linac, for the archiver."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lines: list[Line] = []
+        self._places: dict[bytes, list[_Place]] = {}  # by the session's last message
         self._read_to = -1
 
-    def lines(self) -> list[Line]:
-        """All lines, from memory unless the file has changed. Raises `StorageError`."""
+    def has(self, session: Session) -> bool:
+        """Whether a session is done with. From memory unless the file has changed. Raises `StorageError`."""
+        self._read()
+        return any(place.covers(session) for place in self._places.get(bytes.fromhex(session.last_message), ()))
+
+    def _read(self) -> None:
         try:
             size = self.path.stat().st_size if self.path.exists() else 0
             if size != self._read_to:
-                self._lines, self._read_to = read_lines(self.path), size
+                self._places = {}
+                for line in each_line(self.path):
+                    self._remember(line)
+                self._read_to = size
         except OSError as error:
             raise _failed(self.path, error) from error
-        return self._lines
 
-    def find(self, session: Session) -> Line | None:
-        """The line that covers a session, or None."""
-        return next((line for line in reversed(self.lines()) if line.covers(session)), None)
+    def _remember(self, line: Line) -> None:
+        runs = tuple(sys.intern(run) for run in line.runs)
+        with contextlib.suppress(ValueError, TypeError):
+            key = bytes.fromhex(line.last_message)
+            self._places.setdefault(key, []).append(_Place(runs, Position(*line.start), line.messages))
 
     def append(self, line: Line) -> None:
         """Add a line, on the disk when this returns. Raises `StorageError`."""
         text = json.dumps(dataclasses.asdict(line)).encode() + b"\n"
-        self.lines()
+        self._read()
         try:
-            with self.path.open("ab+") as file:
+            with open(self.path, "ab+", opener=private) as file:
                 if file.tell() and not self._ends_whole(file):
                     text = b"\n" + text
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-                self._lines.append(line)
+                self._remember(line)
                 self._read_to = file.tell()
         except OSError as error:
             self._read_to = -1
@@ -133,14 +152,20 @@ def read_lines(path: Path) -> list[Line]:
 
     Raises `OSError` where the file is there but cannot be read.
     """
-    lines = []
-    with contextlib.suppress(FileNotFoundError):
-        for text in path.read_bytes().splitlines():
-            with contextlib.suppress(ValueError, TypeError):
+    return list(each_line(path))
+
+
+def each_line(path: Path) -> Iterator[Line]:
+    """As `read_lines`, one at a time."""
+    known = {item.name for item in dataclasses.fields(Line)}
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+        for text in file:
+            try:
                 facts = json.loads(text)
-                known = {item.name for item in dataclasses.fields(Line)}
-                lines.append(Line(**{name: value for name, value in facts.items() if name in known}))
-    return lines
+                line = Line(**{name: value for name, value in facts.items() if name in known})
+            except (ValueError, TypeError, AttributeError):
+                continue
+            yield line
 
 
 def _failed(path: Path, error: OSError) -> StorageError:

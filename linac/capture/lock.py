@@ -52,7 +52,7 @@ class FileLock:
         if self._handle is not None:
             return True
         try:
-            handle = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+            handle = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
         except OSError as error:
             raise SetupError(
                 f"The lock file {self.path} cannot be opened: {error.strerror or error}. Run this under the account that owns "

@@ -8,6 +8,8 @@ import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
+from linac.capture.spool import private
+
 LARGEST_BYTES = 1 << 20
 
 
@@ -45,7 +47,7 @@ class Log:
 
     @staticmethod
     def _append(path: Path, line: str) -> None:
-        with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+        with open(path, "a", encoding="utf-8", errors="backslashreplace", opener=private) as file:
             file.write(line)
             full = file.tell() > LARGEST_BYTES
         if full:

@@ -58,7 +58,7 @@ class Recorder:
     # The thread that reads the socket calls these three. None of them waits for the disk.
 
     def data(self, payload: bytes) -> None:
-        """Record bytes that just arrived, at most 1 MiB."""
+        """Record bytes that just arrived, at most 256 KiB."""
         wall, mono, size = time.time_ns(), time.monotonic_ns(), len(payload)
         room = self.limit - self._put + self._taken
         if self._hole and room >= self.limit // 2:

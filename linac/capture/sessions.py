@@ -36,6 +36,9 @@ UNSURE_SECONDS = 10.0
 REMEMBERED = 4096
 """Messages that can be recognised when they come again: 17 minutes at 4 a second."""
 
+RATE_SECONDS = 8.0
+"""So long the linac's messages are counted before their rate is believed."""
+
 MOST_EVENTS = 500
 """Events that a session keeps; more are only counted."""
 
@@ -71,7 +74,8 @@ class Event:
 
     `kind`: one of `GAPS`; `repeat_with_other_data`, `clock_back`, `repeats` (dropped, `count` of them), `skipped` (`count`
     bytes), `late` (an old message that was not known before: kept), `replaced` (a message came again with more items: kept).
-    `missing`: how many messages are missing by the counter, which is modulo 256.
+    `missing`: how many messages are missing by the counter, which is modulo 256, so at least so many; `about`: likewise by the
+    counter and the linac's clock together, at the rate seen before (None where no rate is known yet, or the clock went back).
     """
 
     kind: str
@@ -80,6 +84,14 @@ class Event:
     count: int = 1
     missing: int | None = None
     reason: str = ""
+    about: int | None = None
+
+
+def told_missing(count: int, *, at_least: bool) -> str:
+    """How a number of missing messages is put into words: `none known`, `about 1,200` or `at least 12`."""
+    if not count and not at_least:
+        return "none known"
+    return f"{'at least' if at_least else 'about'} {count:,}"
 
 
 @dataclass
@@ -88,9 +100,9 @@ class Session:
 
     `started`, `ended`: the linac's local time in the first and last message; `first_ns`, `last_ns`: when these arrived; `start`:
     journal position of what completed the first message, `end`: behind what completed the last; `runs`: the listener's runs it
-    lies in; `mu`: monitor units delivered, the sum of the positive steps; `lacking`: for each thing that a control point
-    needs, how many messages are without it; `gaps`: how many of its events are gaps; `events`: the first 500;
-    `last_message`: hash of the last message.
+    lies in; `mu`: monitor units delivered, the sum of the positive steps; `lacking`: for each thing that a control point needs,
+    how many messages are without it; `gaps`: how many of its events are gaps; `missing`: about how many messages are missing in
+    them, `at_least` where one of them only tells modulo 256; `events`: the first 500; `last_message`: hash of the last message.
     """
 
     patient_id: str = field(repr=False)
@@ -108,6 +120,8 @@ class Session:
     lacking: dict[str, int] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
     gaps: int = 0
+    missing: int = 0
+    at_least: bool = False
     last_message: str = ""
     _meterset: float | None = field(default=None, repr=False)
 
@@ -143,7 +157,10 @@ class Session:
                     known.count += event.count
                     known.after = event.after
                     return
-        self.gaps += event.kind in GAPS
+        if event.kind in GAPS:
+            self.gaps += 1
+            self.missing += event.missing or 0 if event.about is None else event.about
+            self.at_least = self.at_least or (event.about is None and event.after is not None)
         if len(self.events) < MOST_EVENTS:
             self.events.append(event)
 
@@ -206,6 +223,7 @@ class SessionCutter:
         self._recent: deque[Message] = deque(maxlen=8)
         self._last_edge: Edge | None = None
         self._latest: datetime | None = None
+        self._rate = _Rate()
         self._seen: OrderedDict[bytes, None] = OrderedDict()
         self._catching_up = False
         self._interruption: Event | None = None
@@ -355,6 +373,7 @@ class SessionCutter:
             self._note(Event("repeats", self._last_edge, edge))
             return []
         events = self._compare(message, edge)
+        self._rate.count(message.timestamp, follows=not events)
         self._last, self._last_edge = message, edge
         self._recent.append(message)
         self._latest = max(self._latest or message.timestamp, message.timestamp)
@@ -405,6 +424,7 @@ class SessionCutter:
         late = self._catching_up and message.timestamp < before.timestamp
         if interruption is not None:
             interruption.after, interruption.missing = edge, None if late else missing
+            interruption.about = None if late else self._rate.missing(before.timestamp, message.timestamp, missing)
             interruption.reason = interruption.reason or INTERRUPTIONS[interruption.kind]
             events.append(interruption)
         elif message.replaces:
@@ -412,12 +432,43 @@ class SessionCutter:
         elif message.counter == before.counter:
             events.append(Event("repeat_with_other_data", before, edge))
         elif missing and not late:
-            events.append(Event("counter_jump", before, edge, missing=missing))
+            about = self._rate.missing(before.timestamp, message.timestamp, missing)
+            events.append(Event("counter_jump", before, edge, missing=missing, about=about))
         if late:
             events.append(Event("late", before, edge))
         elif message.timestamp < before.timestamp:
             events.append(Event("clock_back", before, edge))
         return events
+
+
+class _Rate:
+    """Messages a second by the linac's own clock, while nothing is out of the ordinary. It shows whole seconds, so a rate is only
+    believed after some."""
+
+    def __init__(self) -> None:
+        self._known: float | None = None
+        self._since: datetime | None = None
+        self._messages = 0
+
+    def count(self, timestamp: datetime, *, follows: bool) -> None:
+        """One more message, which follows the one before it or does not."""
+        if self._since is None or not follows:
+            self._since, self._messages = timestamp, 0
+            return
+        self._messages += 1
+        seconds = (timestamp - self._since).total_seconds()
+        if seconds >= RATE_SECONDS:
+            self._known = self._messages / seconds
+        if seconds >= 100 * RATE_SECONDS:
+            self._since, self._messages = timestamp, 0
+
+    def missing(self, before: datetime, after: datetime, by_counter: int) -> int | None:
+        """How many messages are missing between two: of the numbers that the counter allows, the one that the clock suggests."""
+        seconds = (after - before).total_seconds()
+        if self._known is None or seconds < 0:
+            return None
+        rounds = round((seconds * self._known - 1 - by_counter) / 256)
+        return by_counter + 256 * max(rounds, 0)
 
 
 def cut(entries: Iterable[Entry], silence_seconds: float = SILENCE_SECONDS) -> list[tuple[Session, list[Message]]]:
@@ -441,6 +492,7 @@ def facts_of(event: Event) -> dict[str, Any]:
         "kind": event.kind,
         "count": event.count,
         "missing": event.missing,
+        "about": event.about,
         "reason": event.reason,
         "before": _facts_of_edge(event.before),
         "after": _facts_of_edge(event.after),

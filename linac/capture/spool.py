@@ -9,13 +9,19 @@
     listener.log, listener.out     what a detached listener has to say, bounded
     checkpoint.json                how far the archiver is: only saves work, may be deleted
     sessions.jsonl                 what was archived, without identities (`linac.capture.ledger`)
+    archive.json                   why nothing can be archived just now, if so
+    drafts/                        sessions that are going on or wait for the share, packed; made anew from the journal
 
-The spool is on a local disk, never on a share: the listener must not depend on a network behind it.
+The spool is on a local disk, never on a share: the listener must not depend on a network behind it. Journal and drafts hold the
+identities of patients, so on Linux the folder of a linac is closed to all other accounts (0700, the journal's files 0600). On
+Windows it inherits the rights of the folder above it: keep the spool below a folder that only the service's account and
+administrators open.
 """
 
 import contextlib
 import os
 import re
+import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +31,9 @@ from linac.errors import SetupError
 DEFAULT_SPOOL = Path.home() / ".linac-flows" / "spool"
 
 _SERIAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}[A-Za-z0-9_-]|[A-Za-z0-9]")
+
+_PRIVATE_FOLDER, _PRIVATE_FILE = 0o700, 0o600
+_WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 WINDOWS_DEVICES = {"con", "prn", "aux", "nul", *(f"{name}{digit}" for name in ("com", "lpt") for digit in range(1, 10))}
 """Names that Windows keeps for devices, with any extension, in any folder (Microsoft's "Naming Files, Paths, and Namespaces")."""
@@ -88,15 +97,38 @@ class Spool:
     def ledger(self) -> Path:
         return self.folder / "sessions.jsonl"
 
+    @property
+    def archive_status(self) -> Path:
+        return self.folder / "archive.json"
+
+    @property
+    def drafts(self) -> Path:
+        return self.folder / "drafts"
+
     def make(self) -> None:
         """Make the folders. Raises `SetupError` where that is not allowed."""
         try:
-            self.journal.mkdir(parents=True, exist_ok=True)
+            for folder in (*reversed(self.root.parents), self.root, self.folder, self.journal):
+                if not folder.exists():
+                    folder.mkdir(mode=_PRIVATE_FOLDER, exist_ok=True)
+            _close(self.folder)
         except OSError as error:
             raise SetupError(
                 f"The spool {self.folder} cannot be made: {error.strerror or error}. Choose a folder on a local disk that the "
                 "account running the listener may write to."
             ) from error
+
+
+def _close(folder: Path) -> None:
+    """Close a folder that is open to everybody; one for which somebody has set group or list rights stays as it is."""
+    if os.name != "nt" and stat.S_IMODE(folder.stat().st_mode) & stat.S_IRWXO:
+        with contextlib.suppress(PermissionError):  # it belongs to another account: that one is to close it
+            folder.chmod(_PRIVATE_FOLDER)
+
+
+def private(path: str, flags: int) -> int:
+    """Opener for `open`: files that are made are for this account alone."""
+    return os.open(path, flags, _PRIVATE_FILE)
 
 
 def write_whole(path: Path, data: bytes, *, keep: bool = True, tries: int = 5) -> None:
@@ -106,11 +138,15 @@ def write_whole(path: Path, data: bytes, *, keep: bool = True, tries: int = 5) -
     while somebody reads the old file: a few short tries, then the `PermissionError` is the caller's.
     """
     part = path.with_name(f"{path.name}.part-{os.getpid()}")
-    with part.open("wb") as file:
-        file.write(data)
+    handle = os.open(part, _WRITE, _PRIVATE_FILE)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(handle, view) :]
         if keep:
-            file.flush()
-            os.fsync(file.fileno())
+            os.fsync(handle)
+    finally:
+        os.close(handle)
     for attempt in range(tries):
         try:
             os.replace(part, path)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 Json = str | bytes
-_TIMES = ("started", "written", "connected_since", "last_message")
+_TIMES = ("started", "written", "connected_since", "last_message", "archive_trouble_since")
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,11 @@ class Status:
 
     `running`: whether the process lives, by its lock (filled in by `control.status`). `state`: `starting`, `connecting`,
     `connected`, `waiting` (before the next try), `stopping`, `stopped`. `messages`: by their date headers; the archive counts
-    exactly. `gaps`: times that messages may be missing (lost connections, dropped bytes). `silent`: connected, but no byte for
-    10 s; `silences`: how often. `queue_bytes`: not yet in the journal. `dropped_bytes`: lost because the disk did not keep up.
-    `backlog_bytes`: not yet archived (filled in by `control.status`). `last_error`: why there is no connection, else empty.
-    `findings`: what an operator should know now.
+    exactly. `gaps`: times that messages may be missing (lost connections, dropped bytes). `silent`: connected, but no byte for 10
+    s; `silences`: how often. `queue_bytes`: not yet in the journal. `dropped_bytes`: lost because the disk did not keep up.
+    `backlog_bytes`: not yet archived; `archive_trouble`: why nothing can be archived, since `archive_trouble_since`, else empty
+    (all three filled in by `control.status`). `last_error`: why there is no connection, else empty. `findings`: what an operator
+    should know now.
     """
 
     serial: str
@@ -48,6 +49,8 @@ class Status:
     dropped_bytes: int = 0
     journal_bytes: int = 0
     backlog_bytes: int = 0
+    archive_trouble: str = ""
+    archive_trouble_since: datetime | None = None
     disk_free_bytes: int = 0
     last_error: str = ""
     findings: list[str] = field(default_factory=list)

@@ -62,8 +62,16 @@ class MessageStream:
         self._ended = False
 
     def feed(self, data: bytes) -> list[Message]:
-        """Take the next bytes, return the messages that are now complete, in order."""
+        """Take the next bytes, return the messages that are now complete, in order.
+
+        Raises `TypeError` for anything but bytes.
+        """
         self._check()
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise TypeError(
+                f"an iCom stream is fed with bytes as they came from the socket, not with {type(data).__name__}: open a recorded "
+                "file in binary mode, for example path.read_bytes()"
+            )
         self._buffer += data
         return self._advance()
 

@@ -5,6 +5,10 @@
     python -m linac.index find ROOT [--field F] [--day D] [--hash H] [--machine SERIAL] [--csv]
     python -m linac.index verify ROOT [--values] [--json]        read everything again and tell what is wrong
     python -m linac.index compact ROOT [--smaller]               finish interrupted runs, bring old files up to date
+    python -m linac.index dismiss ROOT --machine SERIAL [--backup NAME]
+                                                                 say no more of a damaged backup; without a name, list them
+    python -m linac.index export-pymedphys ROOT --out DIR --site NAME [--machine SERIAL] [--dry-run]
+                                                                 the tree and index.json of PyMedPhys's trf orchestrate
     python -m linac.index columns                                the columns of the files, as docs/data-dictionary.md has them
     python -m linac.index measure FOLDER --samples TRF_FOLDER    how fast it is on this machine and that disk or share
 
@@ -25,11 +29,12 @@ from pathlib import Path
 
 from linac.errors import BackupError, LinacError, SetupError, StorageError
 from linac.index import Added, Index, Log
+from linac.index.export import export_pymedphys
 from linac.index.names import check_serial
 from linac.index.schema import DELIVERIES, SAMPLES, as_markdown
 from linac.index.verify import as_json, verify
 from linac.transport import Entry, connect
-from linac.trf.backup import read_trfs
+from linac.trf.backup import MAX_TRF_BYTES, read_trfs
 
 SHOWN = ("start_local", "linac", "field_label", "field_name", "delivered_mu", "beam_on_s", "end_state", "rows", "sha256")
 """The columns that `find` prints."""
@@ -44,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.action is None:
         return _columns()
     try:
-        with connect(os.path.abspath(options.root) if not options.root.startswith("\\\\") else options.root) as folder:
+        with connect(_absolute(options.root)) as folder:
+            folder.check()  # a share that is away must not look like an empty index
             return int(options.action(Index(folder), options))
     except LinacError as error:
         print(error, file=sys.stderr)
@@ -54,9 +60,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+def _absolute(path: str) -> str:
+    return path if path.startswith("\\\\") else os.path.abspath(path)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m linac.index", description="Keep and ask the index of TRF logs.")
-    commands = parser.add_subparsers(required=True, metavar="add|retry|find|verify|compact|columns|measure")
+    commands = parser.add_subparsers(
+        required=True, metavar="add|retry|find|verify|compact|dismiss|export-pymedphys|columns|measure"
+    )
 
     def command(name: str, action: Callable[[Index, argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=text, description=text)
@@ -83,6 +95,14 @@ def _parser() -> argparse.ArgumentParser:
         "compact", _compact, "finish interrupted runs, bring files of older software up to date, make the catalogue anew"
     )
     compact.add_argument("--smaller", action="store_true", help="also compress the samples of months that are over harder")
+    let_go = command("dismiss", _dismiss, "say no more of damaged backups in the report of trf-index; without names, list them")
+    let_go.add_argument("--machine", required=True, metavar="SERIAL", help="the linac's serial, as in 4299")
+    let_go.add_argument("--backup", action="append", default=[], metavar="NAME", help="its file name; may be repeated")
+    export = command("export-pymedphys", _export, "write the tree and index.json of PyMedPhys's trf orchestrate, as far as new")
+    export.add_argument("--out", required=True, metavar="DIR", help="the folder to write to, which must be there")
+    export.add_argument("--site", required=True, metavar="NAME", help="the site's name in PyMedPhys's config.toml")
+    export.add_argument("--machine", metavar="SERIAL", help="this linac's logs only")
+    export.add_argument("--dry-run", action="store_true", help="count what would be exported, and write nothing")
     text = "print the columns of the files, as docs/data-dictionary.md has them"
     commands.add_parser("columns", help=text, description=text).set_defaults(action=None)
     timing = command("measure", _measure, "measure how fast it is on this machine; ROOT is where it may write, and cleans up")
@@ -137,6 +157,9 @@ class _Sources:
         for path in paths:
             self.now = path.name
             try:
+                if path.stat().st_size > MAX_TRF_BYTES:
+                    self.say(f"{path} is larger than {MAX_TRF_BYTES >> 20} MB, which no delivery is. Look at it by hand.")
+                    continue
                 yield Log(path.name, path.read_bytes(), str(path.parent))
             except OSError as error:
                 self.say(f"{path}: {error.strerror or error}. Check the path and the right to read it.")
@@ -191,15 +214,20 @@ class _Sources:
 
 
 def _sum(one: Added, other: Added) -> Added:
+    """Both together; a log that could not be read in either is one log."""
+    fresh = [*dict.fromkeys([*one.newly_quarantined, *other.newly_quarantined])]
+    before = [item for added in (one, other) for item in added.quarantined[: added.quarantined_before]]
+    before = [item for item in dict.fromkeys(before) if item not in fresh]
     return Added(
         one.indexed + other.indexed,
         one.duplicates + other.duplicates,
-        one.quarantined + other.quarantined,
+        before + fresh,
         one.released + other.released,
         one.recovered + other.recovered,
         one.rows + other.rows,
         one.bytes + other.bytes,
         one.files + [name for name in other.files if name not in one.files],
+        len(before),
     )
 
 
@@ -249,6 +277,8 @@ def _verify(index: Index, options: argparse.Namespace) -> int:
         return 0 if report.ok else 1
     print(f"{report.deliveries} deliveries, {report.rows} rows, logs of {report.raw_bytes / 1e6:.1f} MB")
     print(f"{report.samples_files} samples files of {report.samples_bytes / 1e6:.1f} MB, {report.backups} backups taken in")
+    if report.damaged_backups:
+        print(f"{report.damaged_backups} damaged backups, of which what can be read is taken in (see dismiss)")
     print(f"{report.quarantined} logs in quarantine")
     for problem in report.problems:
         print(problem, file=sys.stderr)
@@ -263,6 +293,34 @@ def _compact(index: Index, options: argparse.Namespace) -> int:
         print(f"{len(done.smaller)} files of months that are over made smaller by {done.saved_bytes / 1e6:.1f} MB.")
     print(f"The catalogue lists {done.deliveries} deliveries.")
     return 0
+
+
+def _dismiss(index: Index, options: argparse.Namespace) -> int:
+    there = index.damaged_backups(options.machine)
+    for name in options.backup:
+        if not index.dismiss(options.machine, name):
+            known = ", ".join(sorted({backup.name for backup in there})) or "none"
+            raise SetupError(f"No damaged backup of linac {options.machine} is called {name}. There are: {known}.")
+        print(f"{name}: nothing more will be said of it, unless it changes.")
+    for backup in there if not options.backup else []:
+        print(f"{backup.name}  {backup.size} bytes, told {backup.told:%Y-%m-%d}: {backup.problem}")
+    return 0
+
+
+def _export(index: Index, options: argparse.Namespace) -> int:
+    begin, progress = time.monotonic(), _Progress()
+    with connect(_absolute(options.out)) as out:
+        out.check()
+        done = export_pymedphys(
+            index.folder, out, options.site, machine=options.machine, dry_run=options.dry_run, progress=progress
+        )
+    progress.end()
+    what = "would be exported" if options.dry_run else f"exported ({done.bytes / 1e6:.1f} MB, {time.monotonic() - begin:.1f} s)"
+    print(f"{done.new} new logs {what}: {done.indexed} under their patients, {done.no_patient} without a known patient,")
+    print(f"{done.no_label} without a field label, {done.unreadable} unreadable. {done.moved} earlier ones have a patient now.")
+    for problem in done.problems:
+        print(problem, file=sys.stderr)
+    return 1 if done.problems else 0
 
 
 def _measure(_: Index, options: argparse.Namespace) -> int:

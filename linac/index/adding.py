@@ -1,9 +1,11 @@
 """Logs into batches, batches into the index: what `Index.add` does with what it is given."""
 
 import hashlib
+import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import PurePath
 
 from linac import trf
 from linac.errors import TrfError
@@ -33,8 +35,9 @@ class Added:
     """What `add` did.
 
     `indexed` logs are new in the index, with `rows` rows and `bytes` bytes; `duplicates` were known; `quarantined` could not be
-    read and were set aside (name and reason); `released` left the quarantine; `recovered` deliveries were left half-done by a
-    crashed run. `files` are the Parquet files written, below the records root.
+    read (name and reason of each distinct one), `quarantined_before` of them were set aside already by an earlier call;
+    `released` left the quarantine; `recovered` deliveries were left half-done by a crashed run. `files` are the Parquet files
+    written, below the records root.
     """
 
     indexed: int = 0
@@ -45,6 +48,12 @@ class Added:
     rows: int = 0
     bytes: int = 0
     files: list[str] = field(default_factory=list)
+    quarantined_before: int = 0
+
+    @property
+    def newly_quarantined(self) -> list[tuple[str, str]]:
+        """Those of `quarantined` that were not set aside before."""
+        return self.quarantined[self.quarantined_before :]
 
     @property
     def counts(self) -> dict[str, int]:
@@ -71,6 +80,7 @@ class Adding:
         self._batch: dict[str, New] = {}
         self._size = 0
         self._aside: list[Quarantined] | None = None
+        self._unreadable: set[str] = set()
         self.added = Added()
 
     def run(self, logs: Iterable[Log]) -> Added:
@@ -145,11 +155,18 @@ class Adding:
             self._set_aside(Log(new.name, new.data, new.row["backup"]), new.sha256, _our_fault(error))
 
     def _set_aside(self, log: Log, sha256: str, reason: str) -> None:
-        self.added.quarantined.append((names.log_name(log.name), reason))
         path = quarantine.file_name(self._serial, log.name, sha256)
-        if path not in {item.file for item in self._set_aside_before()} or not quarantine.is_whole(self._folder, path):
-            quarantine.put(self._folder, path, sha256, log.data, reason, log.source)
-            self._aside = None
+        if path in self._unreadable:
+            return  # the same again, from an overlapping backup
+        self._unreadable.add(path)
+        item = (names.log_name(log.name), reason)
+        if path in {known.file for known in self._set_aside_before()} and quarantine.is_whole(self._folder, path):
+            self.added.quarantined.insert(self.added.quarantined_before, item)
+            self.added.quarantined_before += 1
+            return
+        self.added.quarantined.append(item)
+        quarantine.put(self._folder, path, sha256, log.data, reason, log.source)
+        self._aside = None
 
     def _release(self, name: str, sha256: str) -> None:
         """Let go of what was set aside and is in the index now: the same content, or the same log in a better copy."""
@@ -166,7 +183,10 @@ class Adding:
 
 
 def _our_fault(error: Exception) -> str:
+    """What kind of error and where, not its text: that may quote the log, and so a field's name."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" in {PurePath(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
     return (
-        f"This software failed on it ({type(error).__name__}: {str(error)[:300]}). The log may be in order: report this with the "
-        "file, and run retry after the next update."
+        f"This software failed on it ({type(error).__name__}{where}). The log may be in order: report this with the file, and "
+        "run retry after the next update."
     )

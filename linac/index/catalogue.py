@@ -7,7 +7,7 @@ the deliveries themselves: so it makes answers fast, never wrong.
 import io
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -68,12 +68,15 @@ def encode(table: Any) -> bytes:
     return sink.getvalue()
 
 
-def decode(data: bytes, name: str, columns: list[str] | None = None) -> Any:
-    """A catalogue file. Raises `DamagedError` for what is none, `SetupError` for one of newer software."""
+def decode(source: bytes | IO[bytes], name: str, columns: list[str] | None = None) -> Any:
+    """A catalogue file, or some columns of it: then only their bytes are read of an open file.
+
+    Raises `DamagedError` for what is none, `SetupError` for one of newer software.
+    """
     try:
-        file = pq.ParquetFile(io.BytesIO(data))
+        file = pq.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source, pre_buffer=True)
         check(file.metadata.metadata, "catalogue", name)
-        return file.read(columns=columns)
+        return file.read(columns=columns, use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise DamagedError(
             f"{name} cannot be read ({type(error).__name__}). Remove it, then run compact: it is made again."

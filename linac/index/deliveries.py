@@ -128,17 +128,31 @@ def decode(data: bytes, name: str, columns: list[str] | None = None) -> Any:
 
     Raises `DamagedError` for what is no such file, `SetupError` for one of newer software.
     """
-    try:
-        file, version = _open(data, name)
-        if columns is None:
-            return upgrade(file.read(), "deliveries", version, name)
-        return file.read(columns=columns, use_threads=False)
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(name, error) from error
+    return DeliveriesFile(data, name).read(columns)
+
+
+class DeliveriesFile:
+    """A deliveries file, open for reading, for those who first look and then read. Errors as for `decode`."""
+
+    def __init__(self, data: bytes, name: str) -> None:
+        self._name = name
+        try:
+            self._file, self._version = _open(data, name)
+        except (pa.ArrowException, OSError) as error:
+            raise _damaged(name, error) from error
+
+    def read(self, columns: list[str] | None = None) -> Any:
+        """What `decode` gives."""
+        try:
+            if columns is None:
+                return upgrade(self._file.read(use_threads=False), "deliveries", self._version, self._name)
+            return self._file.read(columns=columns, use_threads=False)
+        except (pa.ArrowException, OSError) as error:
+            raise _damaged(self._name, error) from error
 
 
 def _open(data: bytes, name: str) -> tuple[Any, int]:
-    file = pq.ParquetFile(io.BytesIO(data))
+    file = pq.ParquetFile(pa.BufferReader(data))
     return file, check(file.metadata.metadata, "deliveries", name)
 
 

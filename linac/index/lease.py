@@ -30,7 +30,6 @@ from types import TracebackType
 from typing import Self
 
 from linac.errors import AlreadyRunningError, StorageError
-from linac.index.exclusive import create
 from linac.transport import Folder
 
 STALE_SECONDS = 120.0
@@ -70,7 +69,7 @@ class Lease:
         seen, since, claims = b"", begin, 0
         while True:
             before = self._clock()
-            if create(self._folder, self._name, self._text()):
+            if self._folder.create(self._name, self._text()):
                 self._last = before
                 return self
             found = self._read()
@@ -124,7 +123,7 @@ class Lease:
         """
         mark = f"{self._name}.{hashlib.sha256(seen).hexdigest()[:12]}-{claim}"
         before = self._clock()
-        if not create(self._folder, mark, self._text()):
+        if not self._folder.create(mark, self._text()):
             return False
         if self._read() == seen:
             self._folder.write(self._name, self._text())

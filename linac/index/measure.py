@@ -25,9 +25,9 @@ import pyarrow.parquet as pq
 
 from linac import trf
 from linac.index import Index, Log, deliveries, names
+from linac.index.repack import repacked
 from linac.index.samples import encode
 from linac.index.schema import DELIVERIES_SCHEMA
-from linac.index.upkeep import SMALLER_LEVEL
 from linac.transport import connect
 from linac.trf.backup import read_trfs
 from linac.trf.reader import Trf
@@ -78,7 +78,7 @@ def layouts(logs: list[bytes]) -> Iterator[Figure]:
         ),
         "lists of 80 leaves, a row group per log, by pyarrow": lambda: _by_pyarrow(_tables(read, lists=True)),
         "lists of 80 leaves, a row group per log, from counts (ours)": lambda: encode(named),
-        "the same as compact --smaller writes it": lambda: encode(named, SMALLER_LEVEL),
+        "the same packed harder, as after the night": lambda: repacked(encode(named), "") or b"",
     }
     for name, way in ways.items():
         yield Figure(f"{name}: raw size / size", raw / len(way()), "times")
@@ -125,7 +125,7 @@ def throughput(where: Path, logs: list[bytes]) -> Iterator[Figure]:
         for repeat in range(REPEATS + 1):
             root = where / f"throughput-{repeat}"
             shutil.rmtree(root, ignore_errors=True)
-            with connect(root) as folder:
+            with connect(root).make_root() as folder:
                 begin, cpu = time.perf_counter(), time.process_time()
                 taken = (Log(member.name, member.data, "SDD+1.zip") for member in read_trfs(packed) if member.data is not None)
                 Index(folder).add("4299", taken)
@@ -156,7 +156,7 @@ def aged(where: Path, logs: list[bytes], count: int) -> Iterator[Figure]:
     new = _night(logs)
     ratios, empties, olds = [], [], []
     for repeat in range(3):
-        with connect(where / f"empty-{repeat}") as folder:
+        with connect(where / f"empty-{repeat}").make_root() as folder:
             begin = time.perf_counter()
             Index(folder).add("4000", new)
             empties.append(time.perf_counter() - begin)
@@ -219,7 +219,7 @@ def make_old(root: Path, log: bytes, count: int) -> None:
     )
     one = pa.Table.from_pylist([like], schema=DELIVERIES_SCHEMA)
     table = pa.concat_tables([one] * per_month).combine_chunks()
-    with connect(root) as folder:
+    with connect(root).make_root() as folder:
         for linac in range(LINACS):
             serial = str(4000 + linac)
             for month in range(MONTHS):

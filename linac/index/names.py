@@ -20,6 +20,7 @@ QUARANTINE = f"{ROOT}/quarantine"
 BACKUPS = f"{ROOT}/backups"
 CATALOGUE = f"{ROOT}/catalogue"
 PENDING = f"{ROOT}/pending"
+REPACK = f"{ROOT}/repack"
 LEASE = f"{ROOT}/writer.lease"
 
 MAX_STEM_BYTES = 160

@@ -24,7 +24,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 MAGIC = b"PAR1"
-ZSTD_LEVEL = 3
+ZSTD_LEVEL = 1
+"""What comes in is to be in the index soon: `repack` packs it harder when there is time."""
 PAGE_ROWS = 1 << 15
 """Rows of a data page, at most: 22 minutes of a log."""
 PROBES = 1 << 12
@@ -40,7 +41,7 @@ DATA_PAGE, DICTIONARY_PAGE = 0, 2
 
 # Thrift's compact protocol, as far as a footer needs it. A struct is a dict of field number to (type, value).
 
-_TRUE, _FALSE, _I32, _I64, _BINARY, _LIST, _STRUCT = 1, 2, 5, 6, 8, 9, 12
+_TRUE, _FALSE, _I16, I32, I64, BINARY, LIST, STRUCT = 1, 2, 4, 5, 6, 8, 9, 12
 _RAW = -1  # elements that are encoded already
 
 Struct = dict[int, tuple[int, Any]]
@@ -68,14 +69,14 @@ def _zigzag(number: int) -> bytes:
 def _write(kind: int, value: Any) -> bytes:
     if kind == _RAW:
         return bytes(value)
-    if kind in (_I32, _I64):
+    if kind in (_I16, I32, I64):
         return _zigzag(value)
-    if kind == _BINARY:
+    if kind == BINARY:
         return _varint(len(value)) + bytes(value)
-    if kind == _STRUCT:
+    if kind == STRUCT:
         return write_struct(value)
     element, values = value
-    of = _STRUCT if element == _RAW else element
+    of = STRUCT if element == _RAW else element
     head = bytes([len(values) << 4 | of]) if len(values) < 15 else bytes([0xF0 | of]) + _varint(len(values))
     return head + b"".join(_write(element, item) for item in values)
 
@@ -117,9 +118,9 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _read(data: bytes, at: int, kind: int) -> tuple[Any, int]:
-    if kind == _STRUCT:
+    if kind == STRUCT:
         return read_struct(data, at)
-    if kind == _LIST:
+    if kind == LIST:
         element, count = data[at] & 15, data[at] >> 4
         at += 1
         if count == 15:
@@ -130,9 +131,9 @@ def _read(data: bytes, at: int, kind: int) -> tuple[Any, int]:
             values.append(value)
         return (element, values), at
     number, at = _read_varint(data, at)
-    if kind == _BINARY:
+    if kind == BINARY:
         return data[at : at + number], at + number
-    if kind in (3, 4, _I32, _I64):
+    if kind in (_I16, I32, I64):
         return (number >> 1) ^ -(number & 1), at
     raise ValueError(f"Thrift type {kind}, which no footer needs")
 
@@ -176,11 +177,13 @@ def distinct(counts: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[An
     if span > 1 << 16:
         found, places = np.unique(flat, return_inverse=True)
         return found, places.astype(_index_type(len(found)))
-    offsets = (flat - flat.dtype.type(low)).astype(np.uint16)  # wraps rightly where 16 bits are too few for the difference
+    offsets = flat - flat.dtype.type(low)  # wraps where 16 bits are too few for the difference, which as unsigned is right
+    offsets = offsets.view(np.uint16) if offsets.dtype.itemsize == 2 else offsets.astype(np.uint16)
     seen = np.zeros(span, np.bool_)
-    seen[offsets[:: 1 + len(offsets) // PROBES]] = True
-    if len(flat) > PROBES and (span <= 1 << 8 or np.count_nonzero(seen) * 2 > span):
-        return np.arange(low, high + 1).astype(flat.dtype), offsets.astype(_index_type(span), copy=False)
+    if len(flat) > PROBES:
+        seen[offsets[:: 1 + len(offsets) // PROBES]] = True
+        if span <= 1 << 8 or np.count_nonzero(seen) * 2 > span:
+            return np.arange(low, high + 1).astype(flat.dtype), offsets.astype(_index_type(span), copy=False)
     where = offsets.astype(np.intp)
     seen[where] = True
     found = np.flatnonzero(seen)
@@ -196,25 +199,23 @@ def _index_type(entries: int) -> Any:
 # Pages
 
 
-def _bit_packed(values: npt.NDArray[Any]) -> bytes:
+def _bit_packed(values: npt.NDArray[Any]) -> list[bytes]:
     """Numbers of whole bytes in the RLE / bit-packing hybrid, as they are: their width, then one run of groups of 8."""
     size = values.dtype.itemsize
     groups = -(-len(values) // 8)
     little = values.astype(f"<u{size}", copy=False)
-    return bytes([8 * size]) + _varint(groups << 1 | 1) + little.tobytes() + bytes((groups * 8 - len(values)) * size)
+    return [bytes([8 * size]) + _varint(groups << 1 | 1), little.tobytes(), bytes((groups * 8 - len(values)) * size)]
 
 
-def _indices(values: npt.NDArray[Any]) -> bytes:
+def _indices(values: npt.NDArray[Any]) -> list[bytes]:
     """Dictionary indices: as runs where they mostly repeat, such as the linac's state, else as they are."""
     changes = np.flatnonzero(values[1:] != values[:-1]) + 1
     if len(changes) * 16 > len(values):
         return _bit_packed(values)
     size = values.dtype.itemsize
     starts = [0, *changes.tolist()]
-    runs = zip(starts, [*starts[1:], len(values)], strict=True)
-    return bytes([8 * size]) + b"".join(
-        _varint((end - start) << 1) + int(values[start]).to_bytes(size, "little") for start, end in runs
-    )
+    runs = zip(starts, [*starts[1:], len(values)], values[starts].tolist(), strict=True)
+    return [bytes([8 * size]), *(_varint((end - start) << 1) + value.to_bytes(size, "little") for start, end, value in runs)]
 
 
 def _level_run(level: int, count: int) -> bytes:
@@ -247,23 +248,39 @@ def _definition(present: npt.NDArray[np.bool_] | None, count: int, deepest: int)
     return _level_bits(levels[:, None] >> np.arange(deepest.bit_length()) & 1, count)
 
 
+@functools.lru_cache(maxsize=64)
+def _levels_of_all(rows: int, width: int, definition: int, repetition: int) -> bytes:
+    """The levels of a page in which no value is null; `width` 0: in which all rows are."""
+    deepest = definition if width else 0
+    if not repetition:
+        return _level_run(deepest, rows)
+    return (_repetition(rows, width) if width else _level_run(0, rows)) + _level_run(deepest, rows * max(1, width))
+
+
 def _deltas(values: npt.NDArray[np.int64]) -> bytes:
     """DELTA_BINARY_PACKED: blocks of 128 differences, in 4 miniblocks of 32, each packed in as many bits as it needs."""
-    out = bytearray(_varint(128) + _varint(4) + _varint(len(values)) + _zigzag(int(values[0]) if len(values) else 0))
+    head = _varint(128) + _varint(4) + _varint(len(values)) + _zigzag(int(values[0]) if len(values) else 0)
+    if len(values) < 2:
+        return head
     differences = np.diff(values)
-    for start in range(0, len(differences), 128):
-        block = differences[start : start + 128]
-        least = int(block.min())
-        padded = np.zeros(128, np.uint64)
-        padded[: len(block)] = (block - least).view(np.uint64)
-        minis = padded.reshape(4, 32)
-        widths = [int(mini.max()).bit_length() for mini in minis]
-        out += _zigzag(least) + bytes(widths)
-        for index, (mini, width) in enumerate(zip(minis, widths, strict=True)):
-            if index * 32 < len(block) and width:
-                bits = (mini[:, None] >> np.arange(width, dtype=np.uint64) & np.uint64(1)).astype(np.bool_)
-                out += np.packbits(bits, bitorder="little").tobytes()
-    return bytes(out)
+    filled = np.full(-(-len(differences) // 128) * 128, differences[-1])
+    filled[: len(differences)] = differences
+    blocks = filled.reshape(-1, 128)
+    least = blocks.min(axis=1)
+    minis = (blocks - least[:, None]).view(np.uint64).reshape(-1, 32)
+    minis.reshape(-1)[len(differences) :] = 0
+    widths = [int(most).bit_length() for most in minis.max(axis=1)]
+    packed = [b""] * len(minis)
+    for width in set(widths) - {0}:
+        places = [place for place, other in enumerate(widths) if other == width]
+        bits = (minis[places][:, :, None] >> np.arange(width, dtype=np.uint64) & np.uint64(1)).astype(np.bool_)
+        data = np.packbits(bits, bitorder="little").tobytes()
+        for number, place in enumerate(places):
+            packed[place] = data[number * 4 * width : (number + 1) * 4 * width]
+    out = [head]
+    for number, low in enumerate(least.tolist()):
+        out += [_zigzag(low), bytes(widths[4 * number : 4 * number + 4]), *packed[4 * number : 4 * number + 4]]
+    return b"".join(out)
 
 
 class Leaf(NamedTuple):
@@ -276,45 +293,41 @@ class Leaf(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """A column chunk as written: where its pages begin in the body, and what the footer says of it."""
+    """A column chunk as written: where its pages begin in the body, and what the footer says of it. `known` are the fields of
+    its metadata that are the same wherever it stands, `statistics` are encoded too."""
 
-    leaf: Leaf
-    codec: int
-    encoding: int
-    values: int
+    known: bytes
     uncompressed: int
     compressed: int
     data_at: int
     dictionary_at: int | None
-    statistics: Struct | None
+    statistics: bytes
 
     @property
     def first(self) -> int:
         """Where its first page begins."""
         return self.data_at if self.dictionary_at is None else self.dictionary_at
 
-    def moved(self, by: int) -> "Chunk":
-        """The same chunk, so many bytes further on."""
-        dictionary_at = self.dictionary_at + by if self.dictionary_at is not None else None
-        return self._replace(data_at=self.data_at + by, dictionary_at=dictionary_at)
-
 
 @functools.cache
-def _codec(level: int) -> Any:
+def codec(level: int) -> Any:
+    """zstd."""
     return pa.Codec("zstd", compression_level=level)
 
 
 def _i32s(*numbers: int) -> bytes:
     """Fields of a struct that follow each other, all int32."""
-    return b"".join(b"\x15" + _zigzag(number) for number in numbers)
+    return b"".join([b"\x15" + _zigzag(number) for number in numbers])
 
 
-def _page(kind: int, data: bytes, codec: int, specific: bytes, level: int) -> tuple[bytes, int]:
-    """A page, and how large it is uncompressed, its header included. `specific` is the end of its header."""
-    packed = _codec(level).compress(data, asbytes=True) if codec == ZSTD else data
+def _page(out: bytearray, kind: int, data: bytes, is_packed: bool, specific: bytes) -> int:
+    """Append a page to `out`; how large it is uncompressed, its header included. `specific` is the end of its header."""
+    packed = codec(ZSTD_LEVEL).compress(data, asbytes=True) if is_packed else data
     crc = zlib.crc32(packed)
     head = _i32s(kind, len(data), len(packed), crc - (1 << 32) if crc >> 31 else crc) + specific
-    return head + packed, len(head) + len(data)
+    out += head
+    out += packed
+    return len(head) + len(data)
 
 
 def _pages(leaf: Leaf, rows: int, values: Values, encoding: int) -> list[tuple[int, bytes, bytes]]:
@@ -328,79 +341,89 @@ def _pages(leaf: Leaf, rows: int, values: Values, encoding: int) -> list[tuple[i
     for start in range(0, rows, PAGE_ROWS):
         page_rows = min(PAGE_ROWS, rows - start)
         count = page_rows * max(1, width)
-        if width == 0:
-            data = (_level_run(0, count) if leaf.repetition else b"") + _level_run(0, count)
+        if values.present is None:
+            here = count
+            parts = [_levels_of_all(page_rows, width, leaf.definition, leaf.repetition)]
         else:
-            present = values.present[start * width : start * width + count] if values.present is not None else None
-            here = count if present is None else int(np.count_nonzero(present))
-            data = (_repetition(page_rows, width) if leaf.repetition else b"") + _definition(present, count, leaf.definition)
-            data += _encoded(encoding, stored[done : done + here] if stored is not None else None, here, width)
+            present = values.present[start * width : start * width + count]
+            here = int(np.count_nonzero(present))
+            parts = [_repetition(page_rows, width) if leaf.repetition else b"", _definition(present, count, leaf.definition)]
+        if width:
+            parts += _encoded(encoding, stored[done : done + here] if stored is not None else None, here, width)
             done += here
         # Field 5 of a page's header: values, their encoding, and that of the levels.
-        pages.append((DATA_PAGE, data, b"\x1c" + _i32s(count, encoding, RLE, RLE) + b"\0\0"))
+        pages.append((DATA_PAGE, b"".join(parts), b"\x1c" + _i32s(count, encoding, RLE, RLE) + b"\0\0"))
     return pages
 
 
-def write_chunk(out: bytearray, leaf: Leaf, rows: int, values: Values, level: int = ZSTD_LEVEL) -> Chunk:
-    """Append one column of one delivery to the body `out`, compressed as zstd's `level` does it."""
+def write_chunk(out: bytearray, leaf: Leaf, rows: int, values: Values) -> Chunk:
+    """Append one column of one delivery to the body `out`."""
+    at = len(out)
     if values.indices is None and values.whole is None and values.floats is None and values.present is None:
-        body, chunk = _constant(leaf, rows, values.width, values.dictionary, values.entries)
-    else:
-        body, chunk = _chunk(leaf, rows, values, level)
-    chunk = chunk.moved(len(out))
-    out += body
-    return chunk._replace(statistics=_statistics(values)) if values.bounds is not None else chunk
+        body, (known, uncompressed, compressed, data_at, dictionary_at, _) = _constant(
+            leaf, rows, values.width, values.dictionary, values.entries
+        )
+        out += body
+        place = at + dictionary_at if dictionary_at is not None else None
+        return Chunk(known, uncompressed, compressed, at + data_at, place, _statistics(values))
+    return _chunk(out, leaf, rows, values)
 
 
 @functools.lru_cache(maxsize=256)
 def _constant(leaf: Leaf, rows: int, width: int, dictionary: bytes, entries: int) -> tuple[bytes, Chunk]:
     """A column of one value, or of none: most columns of most logs."""
-    return _chunk(leaf, rows, Values(width=width, dictionary=dictionary, entries=entries))
+    body = bytearray()
+    chunk = _chunk(body, leaf, rows, Values(width=width, dictionary=dictionary, entries=entries))
+    return bytes(body), chunk
 
 
-def _chunk(leaf: Leaf, rows: int, values: Values, level: int = ZSTD_LEVEL) -> tuple[bytes, Chunk]:
-    """The pages of a column, and what the footer says of them if they stood at 0."""
+def _chunk(out: bytearray, leaf: Leaf, rows: int, values: Values) -> Chunk:
+    """Append the pages of a column to `out`."""
     encoding = RLE_DICTIONARY if values.entries else PLAIN
     if values.whole is not None:
         encoding = DELTA_BINARY_PACKED
     elif values.floats is not None:
         encoding = BYTE_STREAM_SPLIT
     pages = _pages(leaf, rows, values, encoding)
-    codec = ZSTD if sum(len(data) for _, data, _ in pages) >= SMALL_CHUNK else UNCOMPRESSED
-    written = [_page(kind, data, codec, specific, level) for kind, data, specific in pages]
-    body = b"".join(page for page, _ in written)
-    return body, Chunk(
-        leaf,
-        codec,
-        encoding,
-        values=rows * max(1, values.width),
-        uncompressed=sum(size for _, size in written),
-        compressed=len(body),
-        data_at=len(written[0][0]) if values.entries else 0,
-        dictionary_at=0 if values.entries else None,
-        statistics=None,
+    is_packed = sum([len(data) for _, data, _ in pages]) >= SMALL_CHUNK
+    first = data_at = len(out)
+    uncompressed = 0
+    for number, (kind, data, specific) in enumerate(pages):
+        uncompressed += _page(out, kind, data, is_packed, specific)
+        if not number and values.entries:
+            data_at = len(out)
+    packed_by = ZSTD if is_packed else UNCOMPRESSED
+    # Fields 5, 6, 7 of a chunk's metadata: values, bytes uncompressed and compressed.
+    sizes = [b"\x16" + _zigzag(size) for size in (rows * max(1, values.width), uncompressed, len(out) - first)]
+    return Chunk(
+        _known_of(leaf, packed_by, encoding, bool(values.entries)) + b"".join(sizes),
+        uncompressed,
+        len(out) - first,
+        data_at,
+        first if values.entries else None,
+        _statistics(values),
     )
 
 
-def _encoded(encoding: int, part: Any, count: int, width: int) -> bytes:
+def _encoded(encoding: int, part: Any, count: int, width: int) -> list[bytes]:
     """The values of one page."""
     if encoding == DELTA_BINARY_PACKED:
-        return _deltas(part)
+        return [_deltas(part)]
     if encoding == BYTE_STREAM_SPLIT:
-        return np.ascontiguousarray(part.astype("<f4").view(np.uint8).reshape(-1, 4).T).tobytes()
+        return [np.ascontiguousarray(part.astype("<f4").view(np.uint8).reshape(-1, 4).T).tobytes()]
     if encoding == RLE_DICTIONARY and part is None:
-        return b"\x01" + _varint(count << 1) + b"\0"
+        return [b"\x01" + _varint(count << 1) + b"\0"]
     if encoding == RLE_DICTIONARY:
         return _indices(part) if width == 1 else _bit_packed(part)
-    return b""
+    return []
 
 
-def _statistics(values: Values) -> Struct | None:
+def _statistics(values: Values) -> bytes:
     if values.bounds is None:
-        return None
+        return b""
     nulls = int(len(values.present) - np.count_nonzero(values.present)) if values.present is not None else 0
     low, high = values.bounds
-    return {3: (_I64, nulls), 5: (_BINARY, high), 6: (_BINARY, low)}
+    return write_struct({3: (I64, nulls), 5: (BINARY, high), 6: (BINARY, low)})
 
 
 class Group(NamedTuple):
@@ -411,32 +434,33 @@ class Group(NamedTuple):
 
 
 @functools.lru_cache(maxsize=1024)
-def _known_of(leaf: Leaf, codec: int, encoding: int, has_dictionary: bool) -> bytes:
+def _known_of(leaf: Leaf, packed_by: int, encoding: int, has_dictionary: bool) -> bytes:
     """The fields of a column chunk that are the same in every row group: type, encodings, path, codec."""
     encodings = sorted({RLE, encoding, *([PLAIN] if has_dictionary else [])})
     path = [part.encode() for part in leaf.path.split(".")]
-    return write_struct({1: (_I32, leaf.type), 2: (_LIST, (_I32, encodings)), 3: (_LIST, (_BINARY, path)), 4: (_I32, codec)})[:-1]
+    return write_struct({1: (I32, leaf.type), 2: (LIST, (I32, encodings)), 3: (LIST, (BINARY, path)), 4: (I32, packed_by)})[:-1]
 
 
 def _group(group: Group, base: int) -> bytes:
     """A row group for the footer; `base` is where the body begins in the file."""
     columns = []
-    for chunk in group.chunks:
-        known = _known_of(chunk.leaf, chunk.codec, chunk.encoding, chunk.dictionary_at is not None)
-        meta = known + b"".join(b"\x16" + _zigzag(n) for n in (chunk.values, chunk.uncompressed, chunk.compressed))  # 5, 6, 7
-        meta += b"\x26" + _zigzag(base + chunk.data_at)  # 9
-        if chunk.dictionary_at is not None:
-            meta += b"\x26" + _zigzag(base + chunk.dictionary_at)  # 11
-        if chunk.statistics is not None:
-            meta += bytes([(1 if chunk.dictionary_at is not None else 3) << 4 | _STRUCT]) + write_struct(chunk.statistics)  # 12
-        columns.append(b"\x26" + _zigzag(base + chunk.first) + b"\x1c" + meta + b"\0\0")  # 2: its place; 3: all this
+    for known, _, _, data_at, dictionary_at, statistics in group.chunks:
+        # 2: its place; 3: its metadata; therein 9 and 11: where its data and its dictionary begin; 12: statistics.
+        data = _varint((base + data_at) << 1)
+        first, places = data, b"\x26" + data
+        if dictionary_at is not None:
+            first = _varint((base + dictionary_at) << 1)
+            places += b"\x26" + first
+        if statistics:
+            places += (b"\x1c" if dictionary_at is not None else b"\x3c") + statistics
+        columns.append(b"".join((b"\x26", first, b"\x1c", known, places, b"\0\0")))
     return write_struct(
         {
-            1: (_LIST, (_RAW, columns)),
-            2: (_I64, sum(chunk.uncompressed for chunk in group.chunks)),
-            3: (_I64, group.rows),
-            5: (_I64, base + group.chunks[0].first),
-            6: (_I64, sum(chunk.compressed for chunk in group.chunks)),
+            1: (LIST, (_RAW, columns)),
+            2: (I64, sum([chunk.uncompressed for chunk in group.chunks])),
+            3: (I64, group.rows),
+            5: (I64, base + group.chunks[0].first),
+            6: (I64, sum([chunk.compressed for chunk in group.chunks])),
         }
     )
 
@@ -455,29 +479,32 @@ class Layout:
             for leaf in (found.column(index) for index in range(len(found)))
         )
         self._footer, _ = read_struct(empty[len(empty) - 8 - struct.unpack_from("<I", empty, len(empty) - 8)[0] :])
+        self.keys = frozenset(pair[1][1] for pair in self._footer[5][1][1])
 
     def file(
         self, body: bytes | bytearray, groups: Sequence[Group], base: int = len(MAGIC), notes: Mapping[bytes, bytes] | None = None
     ) -> bytes:
         """A whole file. Offsets are right if `body` stands at `base` in it. `notes` go to the file's metadata."""
         kind, known = self._footer[5][1]
-        more: list[Struct] = [{1: (_BINARY, key), 2: (_BINARY, value)} for key, value in (notes or {}).items()]
+        more: list[Struct] = [{1: (BINARY, key), 2: (BINARY, value)} for key, value in (notes or {}).items()]
         footer = write_struct(
             {
                 **self._footer,
-                5: (_LIST, (kind, [*known, *more])),
-                3: (_I64, sum(group.rows for group in groups)),
-                4: (_LIST, (_RAW, [_group(group, base) for group in groups])),
+                5: (LIST, (kind, [*known, *more])),
+                3: (I64, sum(group.rows for group in groups)),
+                4: (LIST, (_RAW, [_group(group, base) for group in groups])),
             }
         )
         return MAGIC + bytes(body) + footer + struct.pack("<I", len(footer)) + MAGIC
 
 
 def join(old: bytes, layout: Layout, body: bytes | bytearray, groups: Sequence[Group]) -> bytes | None:
-    """`old` with more row groups behind its own, which stay where they are, byte by byte. None if its schema is another."""
+    """`old` with more row groups behind its own, which stay where they are, byte by byte, and with the notes of its own. None if
+    its schema is another."""
     end = len(old) - 8 - int(struct.unpack_from("<I", old, len(old) - 8)[0])
     metadata = pq.read_metadata(io.BytesIO(old))
-    more = pq.read_metadata(io.BytesIO(layout.file(b"", groups, base=end)))
+    notes = {key: value for key, value in metadata.metadata.items() if key not in layout.keys}
+    more = pq.read_metadata(io.BytesIO(layout.file(b"", groups, base=end, notes=notes)))
     if not metadata.schema.equals(more.schema) or metadata.metadata != more.metadata:
         return None
     metadata.append_row_groups(more)

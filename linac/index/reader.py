@@ -24,6 +24,9 @@ Where = tuple[str, str]
 ORDER = ["start_utc", "sha256"]
 """What deliveries are sorted by."""
 
+LOOKED_AT = ["sha256", "field_label", "field_name"]
+"""What a look-up compares."""
+
 PLACES = ["sha256", "raw_file", "samples_file", "samples_row_group"]
 """What is needed of a delivery's row to read its log or its rows."""
 
@@ -73,10 +76,14 @@ class Reader:
             return _frame(self._search(sha256, field, machine, columns))
         noon = datetime(day.year, day.month, day.day, 12, tzinfo=UTC)
         start, end = noon - timedelta(hours=36), noon + timedelta(hours=36)  # no site is more than a day from UTC
-        tables = [self._between(where, start, end, None) for where in self._months(machine, start, end)]
-        table = _together(tables, None)
-        table = _holding(table.filter(pc.equal(pc.cast(table.column("start_local"), pa.date32()), pa.scalar(day))), sha256, field)
-        return _frame(table.select(columns) if columns is not None else table)
+        needed = None if columns is None else [*dict.fromkeys([*columns, *ORDER, *LOOKED_AT, "start_local"])]
+        tables = []
+        for where in self._months(machine, start, end):
+            for name in writer.files(self.folder, "deliveries", *where):
+                file = deliveries.DeliveriesFile(self.folder.read(name), name)
+                if _on(day, file.read(["start_local"])).num_rows:
+                    tables.append(_holding(_on(day, file.read(needed)), sha256, field))
+        return _frame(_together(tables, columns))
 
     def samples(self, sha256: str, columns: list[str] | None = None, *, leaves: str = "lists") -> "pd.DataFrame":
         """The rows of one delivery, all or some columns. `sha256` may be its begin.
@@ -156,7 +163,8 @@ class Reader:
             *(["sha256"] if sha256 else []),
             *(["field_label", "field_name"] if field is not None else []),
         ]
-        entries = catalogue.decode(self.folder.read(name), name, needed)
+        with self.folder.open(name) as stream:  # of which three parts in four are hashes
+            entries = catalogue.decode(stream, name, needed)
         if sha256 is not None:
             entries = catalogue.with_hash(entries, sha256)
         if field is not None:
@@ -164,21 +172,30 @@ class Reader:
         return set(zip(*(entries.column(text).to_pylist() for text in ("linac", "month")), strict=True))
 
     def _filtered(self, months: Iterable[Where], sha256: str | None, field: str | None, columns: list[str] | None) -> Any:
-        needed = None if columns is None else [*dict.fromkeys([*columns, *ORDER, "field_label", "field_name"])]
+        """The rows of some months that a hash, or its begin, and a field hold for. A file without any is hardly read."""
+        looked_at = LOOKED_AT if field is not None else ["sha256"]
+        needed = None if columns is None else [*dict.fromkeys([*columns, *ORDER, *looked_at])]
         tables = []
         for machine, month in months:
             for name in writer.files(self.folder, "deliveries", machine, month):
-                data = self.folder.read(name)
-                few = _holding(deliveries.decode(data, name, ["sha256", "field_label", "field_name"]), sha256, field)
+                file = deliveries.DeliveriesFile(self.folder.read(name), name)
+                if needed is not None:
+                    tables.append(_holding(file.read(needed), sha256, field))
+                    continue
+                few = _holding(file.read(looked_at), sha256, field)
                 if few.num_rows:
-                    table = deliveries.decode(data, name, needed)
+                    table = file.read()
                     tables.append(table.filter(pc.is_in(table.column("sha256"), value_set=few.column("sha256").combine_chunks())))
         return _together(tables, columns)
 
-    def _months(self, machine: str | None, start: datetime | None, end: datetime | None) -> Iterator[tuple[str, str]]:
+    def _months(self, machine: str | None, start: datetime | None, end: datetime | None) -> Iterator[Where]:
+        """The partitions of a linac, or of all, between two times. Few months are named without listing what else there is."""
+        first = names.month_of(start) if start is not None else ""
+        last = names.month_of(end) if end is not None else "9999-99"
+        few = _few_months(first, last) if start is not None and end is not None else None
         for of in [names.check_serial(machine)] if machine is not None else self.machines():
-            for month in writer.months(self.folder, of):
-                if (start is None or month >= names.month_of(start)) and (end is None or month <= names.month_of(end)):
+            for month in few or writer.months(self.folder, of):
+                if first <= month <= last:
                     yield of, month
 
     def _between(self, where: Where, start: datetime | None, end: datetime | None, columns: list[str] | None) -> Any:
@@ -190,6 +207,17 @@ class Reader:
         if end is not None:
             table = table.filter(pc.less(table.column("start_utc"), pa.scalar(end, UTC_MS)))
         return table
+
+
+def _few_months(first: str, last: str, most: int = 3) -> list[str] | None:
+    """All months from the first to the last, `yyyy-mm`; None if there are many.
+
+    >>> _few_months("2025-12", "2026-01"), _few_months("2025-12", "2026-12")
+    (['2025-12', '2026-01'], None)
+    """
+    begin, end = (int(text[:4]) * 12 + int(text[5:]) - 1 for text in (first, last))
+    months = [f"{number // 12:04}-{number % 12 + 1:02}" for number in range(begin, min(end, begin + most) + 1)]
+    return months if len(months) <= most else None
 
 
 def _hash(text: str) -> str:
@@ -204,6 +232,11 @@ def _check(columns: list[str] | None, schema: Any) -> None:
         raise SetupError(f"There is no column {', '.join(sorted(unknown))}. docs/data-dictionary.md lists them.")
 
 
+def _on(day: date, table: Any) -> Any:
+    """The rows of a day by the site's clock."""
+    return table.filter(pc.equal(pc.cast(table.column("start_local"), pa.date32()), pa.scalar(day)))
+
+
 def _holding(table: Any, sha256: str | None, field: str | None) -> Any:
     """The rows of a hash, or its begin, and of a field."""
     if sha256 is not None:
@@ -216,7 +249,9 @@ def _together(tables: list[Any], columns: list[str] | None) -> Any:
     empty = DELIVERIES_SCHEMA.empty_table()
     if columns is not None:
         empty = empty.select([*dict.fromkeys([*columns, *ORDER])])
-    table = pa.concat_tables([empty, *tables], promote_options="default").sort_by([(name, "ascending") for name in ORDER])
+    table = pa.concat_tables([empty, *tables], promote_options="default")
+    if table.num_rows > 1:
+        table = table.sort_by([(name, "ascending") for name in ORDER])
     return table.select(columns) if columns is not None else table
 
 

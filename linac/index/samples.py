@@ -6,7 +6,6 @@ where they are, byte by byte, and more follow.
 """
 
 import functools
-import io
 import struct
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -18,15 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from linac.errors import DamagedError
-from linac.index.parquet import NULL, ZSTD_LEVEL, Group, Layout, Values, distinct, join, write_chunk
+from linac.index.parquet import NULL, Group, Layout, Values, distinct, join, write_chunk
 from linac.index.schema import AXES, BANKS, SAMPLES_SCHEMA, check, upgrade
 from linac.trf.item_parts import NO_VALUE, ItemPart, Part, columns, label
 from linac.trf.reader import Trf
 
 _TIMES = (datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC))
-LEVEL_KEY = b"linac.index.level"
-"""In the metadata of files that were made smaller: the level of zstd. Such a file is not continued."""
-
 MIN_MS, MAX_MS = (int((time - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()) * 1000 for time in _TIMES)
 """What a timestamp may be, in ms: other readers fail on years that no calendar has."""
 
@@ -61,8 +57,12 @@ def _columns(trf: Trf, sha256: str) -> Iterator[Values]:
     yield Values(whole=np.arange(trf.rows, dtype=np.int64))
     yield _timestamps(np.ascontiguousarray(trf.utc_ms))
     axes = np.ascontiguousarray(trf.counts[:, list(places.axes)].T)  # where it is -1 it takes the last column, unused
-    for index, item, counts in zip(places.axes, AXES, axes, strict=True):
-        yield _counted(counts, item, width=1) if index >= 0 else NULL
+    same = (axes == axes[:, :1]).all(axis=1).tolist()
+    for at, (index, counts, is_same) in enumerate(zip(places.axes, axes, same, strict=True)):
+        if index < 0:
+            yield NULL
+        else:
+            yield _one_count(at, int(counts[0])) if is_same else _counted(counts, AXES[at], width=1)
     for indices in places.banks:
         yield _bank(trf, indices)
     yield from _others(trf, places.others)
@@ -88,6 +88,12 @@ def _text(indices: npt.NDArray[Any] | None, words: list[str], present: Any = Non
         entries=len(words),
         bounds=(min(encoded), max(encoded)) if bounds else None,
     )
+
+
+@functools.lru_cache(maxsize=1024)
+def _one_count(item_at: int, count: int) -> Values:
+    """An axis that stands still, as most do in most logs."""
+    return _counted(np.array([count], np.int32), AXES[item_at], width=1)
 
 
 def _counted(counts: npt.NDArray[Any], item: ItemPart, width: int) -> Values:
@@ -145,8 +151,7 @@ def _others(trf: Trf, indices: tuple[int, ...]) -> Iterator[Values]:
 class Encoded:
     """Deliveries encoded one after the other: a samples file in the making, or more row groups for one."""
 
-    def __init__(self, level: int = ZSTD_LEVEL) -> None:
-        self._level = level
+    def __init__(self) -> None:
         self.hashes: list[str] = []
         self.rows = 0
         self._body = bytearray()
@@ -160,31 +165,32 @@ class Encoded:
         """Encode one more delivery; the number of its row group. Raises ValueError for a log without rows."""
         if not trf.rows:
             raise ValueError("a log without rows has no row group")
-        body = bytearray()
-        chunks = [
-            write_chunk(body, leaf, trf.rows, values, self._level)
-            for leaf, values in zip(layout().leaves, _columns(trf, sha256), strict=True)
-        ]
-        base = len(self._body)
-        self._groups.append(Group(trf.rows, [chunk.moved(base) for chunk in chunks]))
-        self._body += body
+        end = len(self._body)
+        try:
+            chunks = [
+                write_chunk(self._body, leaf, trf.rows, values)
+                for leaf, values in zip(layout().leaves, _columns(trf, sha256), strict=True)
+            ]
+        except BaseException:
+            del self._body[end:]
+            raise
+        self._groups.append(Group(trf.rows, chunks))
         self.hashes.append(sha256)
         self.rows += trf.rows
         return len(self._groups) - 1
 
     def file(self) -> bytes:
         """A whole samples file."""
-        notes = {LEVEL_KEY: str(self._level).encode()} if self._level != ZSTD_LEVEL else None
-        return layout().file(self._body, self._groups, notes=notes)
+        return layout().file(self._body, self._groups)
 
     def continuing(self, old: bytes) -> bytes | None:
         """The samples file `old` with these deliveries behind its own. None where its schema is another."""
         return join(old, layout(), self._body, self._groups)
 
 
-def encode(logs: Iterable[tuple[str, Trf]], level: int = ZSTD_LEVEL) -> bytes:
-    """A samples file of these logs (hash and log), a row group each, compressed as zstd's `level` does it."""
-    encoded = Encoded(level)
+def encode(logs: Iterable[tuple[str, Trf]]) -> bytes:
+    """A samples file of these logs (hash and log), a row group each."""
+    encoded = Encoded()
     for sha256, trf in logs:
         encoded.add(trf, sha256)
     return encoded.file()
@@ -199,7 +205,7 @@ class SamplesFile:
     def __init__(self, source: IO[bytes] | bytes, name: str, *, check_pages: bool = False) -> None:
         self.name = name
         try:
-            stream = io.BytesIO(source) if isinstance(source, bytes) else source
+            stream = pa.BufferReader(source) if isinstance(source, bytes) else source
             self._file = pq.ParquetFile(stream, pre_buffer=True, page_checksum_verification=check_pages)
             self.metadata = self._file.metadata
             self.version = check(self.metadata.metadata, "samples", name)

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from linac.index import backups, names, quarantine
 from linac.index.adding import BATCH_BYTES, Added, Adding, Log
-from linac.index.backups import Backup
+from linac.index.backups import Backup, Damaged
 from linac.index.lease import STALE_SECONDS, WAIT_SECONDS, Lease
 from linac.index.quarantine import Quarantined
 from linac.index.reader import Reader
-from linac.index.upkeep import Compacted, Upkeep
+from linac.index.upkeep import REPACK_SECONDS, Compacted, Repacked, Upkeep
 from linac.index.verify import Report, verify
 from linac.transport import Entry, Folder
 
@@ -83,6 +83,19 @@ class Index(Reader):
         """The backups taken in for a linac, the oldest first, with what each brought."""
         return backups.read(self.folder, names.check_serial(serial))
 
+    def mark_damaged(self, serial: str, entry: Entry, problem: str) -> None:
+        """Note that somebody was told of a damaged backup, of which all was taken in that can be read. It is then no new one
+        any more, until it changes."""
+        backups.mark_damaged(self.folder, names.check_serial(serial), entry, problem)
+
+    def damaged_backups(self, serial: str) -> list[Damaged]:
+        """The damaged backups of a linac that somebody was told of, the oldest first."""
+        return backups.damaged(self.folder, names.check_serial(serial))
+
+    def dismiss(self, serial: str, name: str) -> bool:
+        """Say no more of the damaged backups of this file name, unless they change. Whether there was one."""
+        return backups.dismiss(self.folder, names.check_serial(serial), name)
+
     # Keeping
 
     def verify(self, progress: Callable[[str], None] | None = None, *, values: bool = False) -> Report:
@@ -92,7 +105,15 @@ class Index(Reader):
     def compact(self, *, smaller: bool = False) -> Compacted:
         """Finish what crashed runs left, bring files of older software up to date, and make the catalogue anew.
 
-        With `smaller`, the samples of months that are over are compressed harder as well. Small files need no joining: they
-        never come to be, see `linac.index.writer`.
+        With `smaller`, all samples that are not yet are packed harder as well, however long it takes. Small files need no
+        joining: they never come to be, see `linac.index.writer`.
         """
         return Upkeep(self.folder, self.lease).run(smaller=smaller)
+
+    def repack(self, seconds: float | None = REPACK_SECONDS, progress: Callable[[Repacked], None] | None = None) -> Repacked:
+        """Pack the samples harder that came in since the last time, for about so long; see `linac.index.repack`.
+
+        To be called after `add`, when nobody waits: some 5 MB of TRF a second. Readers and other writers are not disturbed, and
+        the rows stay the same. With nothing to do it costs two listings. `progress` is called after each month.
+        """
+        return Upkeep(self.folder, self.lease).repack(seconds, progress=progress)

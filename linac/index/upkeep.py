@@ -1,8 +1,8 @@
 """What is done now and then, not every night: old files brought up to date, the catalogue made anew."""
 
-import hashlib
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
@@ -11,22 +11,35 @@ from linac import trf
 from linac.errors import LinacError
 from linac.index import catalogue, deliveries, names
 from linac.index.lease import Lease
-from linac.index.samples import LEVEL_KEY, Encoded, SamplesFile
-from linac.index.schema import VERSION
-from linac.index.writer import Leasing, Writer, files, partitions
+from linac.index.repack import is_repacked, repacked
+from linac.index.writer import Leasing, Writer, files, partitions, repack_mark
 from linac.transport import Folder
 
-SMALLER_LEVEL = 15
-"""zstd's level for months that are over: a sixth smaller, less than a tenth of the speed."""
+REPACK_SECONDS = 1800.0
+"""How long one call packs harder, at most: some 8 GB of TRF. What is left is done by the next."""
 
-CLOSED_AFTER = timedelta(days=40)
-"""After so long nothing comes any more for a month: linacs keep 8 days, backups are made weekly or when asked for."""
+
+@dataclass
+class Repacked:
+    """What packing harder came to: the files, the bytes they took before and take now, what could not be done and why, and how
+    many months are left for the next time."""
+
+    files: list[str] = field(default_factory=list)
+    bytes_before: int = 0
+    bytes_after: int = 0
+    problems: list[str] = field(default_factory=list)
+    months_left: int = 0
+
+    @property
+    def saved_bytes(self) -> int:
+        """What it saved."""
+        return self.bytes_before - self.bytes_after
 
 
 @dataclass(frozen=True)
 class Compacted:
     """What upkeep did: deliveries that crashed runs had left half-done, files brought up to date, deliveries in the catalogue;
-    samples files made smaller, and the bytes that this saved."""
+    samples files packed harder, and the bytes that this saved."""
 
     recovered: int
     renewed: list[str]
@@ -42,7 +55,7 @@ class Upkeep(Writer):
         super().__init__(folder, "", lease)
 
     def run(self, *, smaller: bool = False) -> Compacted:
-        """All of it; with `smaller`, the samples of closed months are compressed harder as well, some 8 MB of TRF a second."""
+        """All of it; with `smaller`, all samples that are not yet are packed harder as well, some 5 MB of TRF a second."""
         recovered = self.recover()
         renewed = []
         for machine, month in list(partitions(self._folder)):
@@ -53,45 +66,72 @@ class Upkeep(Writer):
                     table = self._renewed(lease, deliveries.decode(self._folder.read(name), name))
                     if self._put(lease, name, deliveries.encode(table), replaces=True):
                         renewed.append(name)
-        pressed, saved = self._press() if smaller else ([], 0)
+        packed = self.repack(None, everything=True) if smaller else Repacked()
         with self._lease() as lease:
-            return Compacted(recovered, renewed, self._renew_catalogue(lease), pressed, saved)
+            return Compacted(recovered, renewed, self._renew_catalogue(lease), packed.files, packed.saved_bytes)
 
-    def _press(self) -> tuple[list[str], int]:
-        """Compress the samples of months that are over harder: which files, and the bytes saved.
+    def repack(
+        self,
+        seconds: float | None = REPACK_SECONDS,
+        *,
+        everything: bool = False,
+        progress: Callable[[Repacked], None] | None = None,
+    ) -> Repacked:
+        """Pack the samples harder that came in since the last time; where there are none it costs two listings.
 
-        Each file is made anew from its raw logs, with the same row groups, and replaced whole. One whose logs are not all there
-        as they were, or that would not get smaller, is left as it is.
+        `TRF/repack` says which months have such; with `everything`, all months are looked at. It begins no other file after
+        `seconds`. A file is made without keeping other writers out, and put in its place only if none of them changed it in the
+        meantime. What cannot be done now, as on Windows while a reader has the file open, is left for the next time.
         """
-        pressed, saved = [], 0
-        last = names.month_of(datetime.now(UTC) - CLOSED_AFTER)
-        for machine, month in list(partitions(self._folder, names.SAMPLES)):
-            for name in files(self._folder, "samples", machine, month) if month < last else ():
-                with self._lease() as lease:
-                    old = self._folder.read(name)
-                    new = self._pressed(lease, SamplesFile(old, name), machine, month)
-                    if new is not None and len(new) < len(old) and self._put(lease, name, new, replaces=True):
-                        pressed.append(name)
-                        saved += len(old) - len(new)
-        return pressed, saved
+        self.recover()
+        end = None if seconds is None else time.monotonic() + seconds
+        marked = [tuple(entry.name.rsplit("_", 1)) for entry in self._folder.list(f"{names.REPACK}/*") if "_" in entry.name]
+        months = list(partitions(self._folder, names.SAMPLES)) if everything else [mark for mark in marked if len(mark) == 2]
+        result = Repacked(months_left=len(months))
+        for machine, month in months:
+            if not self._repack_month(machine, month, end, result):
+                break
+            result.months_left -= 1
+            if progress is not None:
+                progress(result)
+        return result
 
-    def _pressed(self, lease: Lease, file: SamplesFile, machine: str, month: str) -> bytes | None:
-        if file.version != VERSION or LEVEL_KEY in (file.metadata.metadata or {}):
-            return None
-        raw: dict[str, str] = {}
-        for name in files(self._folder, "deliveries", machine, month):
-            table = deliveries.decode(self._folder.read(name), name, ["sha256", "raw_file"])
-            raw.update(zip(*(table.column(column).to_pylist() for column in ("sha256", "raw_file")), strict=True))
-        encoded = Encoded(SMALLER_LEVEL)
-        for sha256 in file.hashes:
-            lease.keep()
-            if sha256 not in raw or self._folder.find(raw[sha256]) is None:
-                return None
-            data = self._folder.read(raw[sha256])
-            if hashlib.sha256(data).hexdigest() != sha256:
-                return None
-            encoded.add(trf.decode(data), sha256)
-        return encoded.file()
+    def _repack_month(self, machine: str, month: str, end: float | None, result: Repacked) -> bool:
+        """One month; whether there was time for all of it.
+
+        Its mark goes once every file is as it was left here. One that is damaged is told now, and by `verify`; it does not keep
+        the mark, or every later run would tell of it again.
+        """
+        sizes: dict[str, int] = {}
+        for name, entry in files(self._folder, "samples", machine, month).items():
+            if end is not None and time.monotonic() > end:
+                return False
+            sizes[name] = entry.size
+            with self._folder.open(name) as stream:
+                if is_repacked(stream):
+                    continue
+            old = self._folder.read(name)
+            sizes[name] = len(old)
+            try:
+                new = repacked(old, name)
+            except LinacError as error:
+                result.problems.append(str(error))
+                continue
+            if new is None:
+                continue
+            with self._lease() as lease:
+                if self._folder.read(name) != old or not self._put(lease, name, new, replaces=True):
+                    sizes[name] = -1
+                    continue
+            sizes[name] = len(new)
+            result.files.append(name)
+            result.bytes_before += len(old)
+            result.bytes_after += len(new)
+        with self._lease():
+            there = {name: entry.size for name, entry in files(self._folder, "samples", machine, month).items()}
+            if there == sizes and self._folder.find(repack_mark(machine, month)) is not None:
+                self._folder.remove(repack_mark(machine, month))
+        return True
 
     def _renewed(self, lease: Lease, table: Any) -> Any:
         """Rows as this version of the software makes them from the raw logs, so that columns that are new have values.

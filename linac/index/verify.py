@@ -30,6 +30,7 @@ class Report:
     samples_bytes: int = 0
     quarantined: int = 0
     backups: int = 0
+    damaged_backups: int = 0
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -58,6 +59,12 @@ class _Verifying:
         self.report.problems.append(text)
 
     def run(self) -> Report:
+        self._folder.check()  # a share that is away looks like an index without deliveries
+        if self._folder.find(names.ROOT) is None:
+            self._wrong(
+                f"{self._folder.location} holds no index: there is no folder {names.ROOT}. Give the site's records root; if it "
+                "is that, its share is probably not connected, or nothing was ever added."
+            )
         listed = set(writer.partitions(self._folder))
         for machine, month in sorted(listed | set(writer.partitions(self._folder, names.SAMPLES))):
             self._progress(f"{machine} {month}")
@@ -89,9 +96,18 @@ class _Verifying:
                 self._samples(name, rows, seen)
             except LinacError as error:
                 self._wrong(str(error))
+        self._strangers(machine, month)
         for sha256, row in rows.items():
             if row["rows"] and sha256 not in seen:
                 self._wrong(f"{row['samples_file']}: the rows of delivery {sha256[:12]} are not there. {_ANEW}")
+
+    def _strangers(self, machine: str, month: str) -> None:
+        """What does not belong beside the files: pandas takes all that lies in a folder for data, but for `.name` and `_name`."""
+        for tree in ("deliveries", "samples"):
+            where = names.partition(tree, machine, month)
+            for entry in self._folder.list(f"{where}/*"):
+                if entry.is_folder or not (entry.name.endswith(".parquet") or entry.name.startswith((".", "_"))):
+                    self._wrong(f"{where}/{entry.name} is not of the index, and readers stumble over it. Move it away.")
 
     def _row(self, row: dict[str, Any], name: str, machine: str, month: str, rows: dict[str, dict[str, Any]]) -> None:
         sha256 = row["sha256"]
@@ -174,11 +190,14 @@ class _Verifying:
         for entry in self._folder.list(f"{names.QUARANTINE}/*"):
             for item in quarantine.listed(self._folder, entry.name):
                 self.report.quarantined += 1
+                if not quarantine.is_whole(self._folder, item.file):
+                    self._wrong(f"{item.file} has no reason beside it: a run was interrupted. The next retry writes it.")
                 data = self._folder.read(item.file)
                 if not hashlib.sha256(data).hexdigest().startswith(item.sha256_begin):
                     self._wrong(f"{item.file} is not as it was when it was set aside. If somebody mended it, add it as a log.")
         for entry in self._folder.list(f"{names.BACKUPS}/*"):
             try:
+                self.report.damaged_backups += len(backups.damaged(self._folder, entry.name))
                 self.report.backups += len(backups.read(self._folder, entry.name))
             except LinacError as error:
                 self._wrong(str(error))

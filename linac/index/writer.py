@@ -7,7 +7,8 @@ nothing may ever stand there twice, not even while files are joined. Therefore
 - a file only ever grows: the old file and more rows, staged in `TRF/pending`, put in its place by one rename. Small files so
   never come to be, no rows ever move from file to file, and no file that a reader has listed disappears;
 - nothing unfinished is written beside the files: pandas would take it for data;
-- the order is: raw logs, a record of what is coming (`TRF/pending/*.record`), samples, deliveries, catalogue, record away. The
+- the order is: raw logs, a record of what is coming (`TRF/pending/*.record`), samples, deliveries, catalogue, record away: it
+  moves to `TRF/repack`, where it says which month has samples that can be packed harder (`linac.index.repack`). The
   delivery counts as indexed once it is in `deliveries`. After a crash the next writer finds the record: if the samples are in
   place, it does the rest, else it forgets the record, and whoever brings the logs again brings them anew. In between, the
   samples hold whole deliveries that the index does not know yet, which is all that a reader can notice;
@@ -70,6 +71,11 @@ class Leasing(Protocol):
     """Makes the lease of one batch."""
 
     def __call__(self) -> Lease: ...
+
+
+def repack_mark(machine: str, month: str) -> str:
+    """The mark that a month has samples that can be packed harder. Only its name counts."""
+    return f"{names.REPACK}/{machine}_{month}"
 
 
 def partitions(folder: Folder, tree: str = names.DELIVERIES) -> Iterator[tuple[str, str]]:
@@ -189,7 +195,7 @@ class Writer:
             self._folder.write(record, deliveries.to_record(table))
         changed += self._publish(lease, self._machine, month, table)
         lease.keep()
-        self._folder.remove(record)
+        self._folder.replace(record, repack_mark(self._machine, month))
         return changed
 
     def _samples_to_continue(self, month: str, batch: str) -> tuple[str, bytes | None]:
@@ -284,7 +290,11 @@ class Writer:
                 recovered += self._finish(lease, f"{names.PENDING}/{entry.name}")
         for entry in left:
             lease.keep()
-            self._folder.remove(f"{names.PENDING}/{entry.name}")
+            if entry.name.endswith(RECORD):
+                machine, month, _ = entry.name.rsplit("_", 2)
+                self._folder.replace(f"{names.PENDING}/{entry.name}", repack_mark(machine, month))
+            else:
+                self._folder.remove(f"{names.PENDING}/{entry.name}")
         return recovered
 
     def _finish(self, lease: Lease, record: str) -> int:

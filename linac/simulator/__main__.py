@@ -31,7 +31,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--machine-id", help="the machine ID in its messages, if it shall not be the serial")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this computer only)")
     parser.add_argument("--port", type=int, default=1706, help="port to listen on (1706; 0 takes a free one)")
-    parser.add_argument("--speed", type=float, default=1.0, help="how many times faster than real time (1)")
+    parser.add_argument("--speed", type=_speed, default=1.0, help="how many times faster than real time (1)")
     parser.add_argument("--sessions", type=int, default=1, help="how many patients to treat (1)")
     parser.add_argument("--beams", type=int, default=2, help="beams per patient (2)")
     parser.add_argument("--mu", type=float, help="MU per beam (drawn unless given)")
@@ -44,7 +44,21 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--trf", type=Path, metavar="DIR", help="put the real TRFs of this folder into the backups, too")
     parser.add_argument("--seed", type=int, default=1, help="another number makes other treatments (1)")
     parser.add_argument("--status", type=Path, metavar="FILE", help="keep counts in this JSON file, for a program that watches")
-    return parser.parse_args(arguments)
+    chosen = parser.parse_args(arguments)
+    if chosen.trf is not None and chosen.backup is None:
+        parser.error("--trf puts logs into a backup: say with --backup DIR which folder that is")
+    return chosen
+
+
+def _speed(text: str) -> float:
+    """More than nothing: a linac at no speed never says anything."""
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = 0.0
+    if not speed > 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number greater than 0, for example 1, or 20 for twenty times as fast")
+    return speed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

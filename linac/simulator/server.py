@@ -50,6 +50,11 @@ class SimulatedLinac:
         keep: bool = True,
         counter: int = 0,
     ) -> None:
+        if not (rate_hz > 0 and speed > 0):
+            raise SetupError(
+                f"The simulated linac cannot make {rate_hz:g} messages a second at {speed:g} times real time. Give numbers "
+                "greater than 0."
+            )
         self.machine = machine
         self.rate_hz, self.speed = rate_hz, speed
         self.idle_id, self.chunk, self.keep = idle_id, chunk, keep

@@ -7,11 +7,14 @@
 ...     [(entry.name, entry.size) for entry in folder.list("TRF/raw/4299/*.trf")]
 [('a.trf', 3)]
 
-`connect` takes a local folder, a mapped drive, or on Windows a UNC path, which the operating system opens. Names inside a
-folder are relative, with `/` or `\\` alike, and may not leave it. Files appear whole or not at all. It does not watch, lock
-or synchronise folders.
+`connect` takes a local folder, a mapped drive or a UNC path, which the operating system opens (Windows) or, with credentials,
+a port or a gateway, `linac.transport.smb`. Names inside a folder are relative, with `/` or `\\` alike, and may not leave it.
+Files appear whole or not at all. `records` tells a connected records share from an empty folder. It does not watch, lock or
+synchronise folders.
 """
 
-from linac.transport.paths import Entry, Folder, LocalFolder, connect
+from linac.transport.connecting import connect
+from linac.transport.credentials import Credentials
+from linac.transport.paths import AwayError, Entry, Folder, LocalFolder
 
-__all__ = ["Entry", "Folder", "LocalFolder", "connect"]
+__all__ = ["AwayError", "Credentials", "Entry", "Folder", "LocalFolder", "connect"]

@@ -8,14 +8,16 @@ import shutil
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PureWindowsPath
 from types import TracebackType
 from typing import IO, Self
 
-from linac.errors import SetupError, StorageError
+from linac.errors import SetupError, StorageError, UnreachableError
+from linac.transport import fetching
+from linac.transport.fetching import Source
 
 REPLACE_TRIES = 8
 """Windows refuses to replace a file that somebody has open (virus scanners do, for a moment): tries before giving up."""
@@ -23,8 +25,21 @@ REPLACE_TRIES = 8
 REPLACE_FIRST_PAUSE_SECONDS = 0.05
 """Pause after the first refused replacement; it doubles each time, 6 s in all."""
 
+CREATE_TRIES, CREATE_PAUSE_SECONDS = 20, 0.05
+"""How long to wait for Windows to finish the removal of a file whose name is wanted again."""
+
 ASIDE = ".part-"
 """Marks a file still being written: `<name>.part-<random>`. Listings leave such files out; `sweep` removes old ones."""
+
+LONG_PATH = 230
+"""Letters of a path from which on Windows gets it in its long form: room for the ending of a file being written is left."""
+
+STALE_SECONDS = 86400.0
+"""A file still being written that nobody has touched for so long was left by a crash or a power cut."""
+
+
+class AwayError(UnreachableError, StorageError):
+    """A share cannot be reached: for who minds the network an `UnreachableError`, for who wants to write a `StorageError`."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +58,20 @@ class Entry:
 class Folder(ABC):
     """A folder somewhere, with the few operations that this project needs of it.
 
-    Names are relative to it. All methods raise `StorageError` where the storage fails and `SetupError` where a name or path
-    cannot be right. `location` is the folder's path as an operator would type it.
+    Names are relative to it. All methods raise `StorageError` where the storage fails, `UnreachableError` where the network
+    does, and `SetupError` where an account, a name or a path cannot be right. `location` is the folder's path as an operator
+    would type it.
+
+    The folder itself, its root, is never made in passing: a share that is not connected must not come into being as a folder
+    on the local disk. Only `make_root` makes it; everything else that writes raises `StorageError` where it is missing.
     """
 
     location: str
+
+    @property
+    def root(self) -> "Folder":
+        """The folder that has to exist: this one, or for one got by `below` the one that it lies in."""
+        return self
 
     @abstractmethod
     def list(self, pattern: str = "*") -> list[Entry]:
@@ -58,8 +82,13 @@ class Folder(ABC):
         """A binary file object (`rb`), to be closed by the caller. Whole-file writing goes through `write` or `store`."""
 
     @abstractmethod
-    def fetch(self, name: str, local: Path) -> None:
-        """Copy a file of this folder to the local disk, whole or not at all."""
+    def fetch(self, name: str, local: Path, verify: Callable[[Path], None] | None = None) -> bool:
+        """Copy a file of this folder to the local disk, whole or not at all, with its time. Whether there was anything to do.
+
+        A local file of the same size and time is taken for this one and left. A fetch that breaks off leaves what it has
+        beside `local`, and the next goes on from there. `verify` gets the whole copy before it takes its name; if it
+        raises, the copy is thrown away, so that the next fetch begins anew.
+        """
 
     @abstractmethod
     def store(self, local: Path, name: str) -> None:
@@ -75,7 +104,11 @@ class Folder(ABC):
 
     @abstractmethod
     def make(self, name: str = "") -> None:
-        """Make a folder, and those above it, unless it is there."""
+        """Make a folder, and those between it and the root, unless it is there."""
+
+    @abstractmethod
+    def make_root(self) -> Self:
+        """Make this folder itself, and those above it, unless it is there. Gives the folder."""
 
     @abstractmethod
     def free(self) -> int:
@@ -85,8 +118,22 @@ class Folder(ABC):
     def write(self, name: str, data: bytes) -> None:
         """Write a small file, whole or not at all; its folders are made, an older file is replaced."""
 
+    @abstractmethod
+    def create(self, name: str, data: bytes) -> bool:
+        """Make a file holding `data` unless there is one of that name, and say whether it was made: of several who try at the
+        same time, one makes it. It is exclusive, not whole: power cut in between leaves a file with less in it.
+        """
+
+    @abstractmethod
+    def sweep(self, name: str = "", older_seconds: float = STALE_SECONDS) -> int:
+        """Remove what crashed writers left half-written in a folder, not in those below it; how many files that were."""
+
+    @abstractmethod
+    def below(self, name: str) -> "Folder":
+        """A folder in this one, as a folder of its own; its root stays this one's. Both use the same connections."""
+
     def check(self) -> None:
-        """Raise `StorageError` unless the folder is there and can be listed."""
+        """Raise `StorageError` unless the folder is there and can be listed; one got by `below` may still be to be made."""
         self.list()
 
     def read(self, name: str) -> bytes:
@@ -119,23 +166,34 @@ def split_name(name: str) -> list[str]:
     return parts
 
 
+def extended_path(path: str) -> str:
+    """A path of Windows that may be longer than 260 letters, the limit where the computer's settings are old."""
+    if len(path) < LONG_PATH or path.startswith("\\\\?\\"):
+        return path
+    return f"\\\\?\\UNC\\{path[2:]}" if path.startswith("\\\\") else f"\\\\?\\{path}"
+
+
 class LocalFolder(Folder):
     """A folder that the operating system opens by itself: local disk, mapped drive, mounted share, on Windows a UNC path."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, within: "LocalFolder | None" = None) -> None:
         self.path = Path(path)
         self.location = str(self.path)
+        self._within = within
+
+    @property
+    def root(self) -> "LocalFolder":
+        return self if self._within is None else self._within.root
+
+    def below(self, name: str) -> "LocalFolder":
+        return LocalFolder(self._at(name), within=self)
 
     def _at(self, name: str) -> Path:
-        return self.path.joinpath(*split_name(name))
+        path = self.path.joinpath(*split_name(name))
+        return Path(extended_path(str(path))) if os.name == "nt" else path
 
-    @contextlib.contextmanager
-    def _explained(self, action: str, name: str) -> Iterator[None]:
-        """Turn an OSError into a StorageError that says what to do."""
-        try:
-            yield
-        except OSError as error:
-            raise StorageError(f"Could not {action} {self._at(name)}: {_why(error)}") from error
+    def _explained(self, action: str, name: str) -> "contextlib.AbstractContextManager[None]":
+        return explain(action, "", lambda: self._at(name))
 
     def list(self, pattern: str = "*") -> list[Entry]:
         *above, last = split_name(pattern) or ["*"]
@@ -157,8 +215,10 @@ class LocalFolder(Folder):
         return sorted(entries, key=lambda entry: entry.name)
 
     def check(self) -> None:
-        with self._explained("list", ""), os.scandir(self.path):
+        with self.root._explained("list", ""), os.scandir(self.root.path):
             pass
+        if self._within is not None:
+            self.list()
 
     def open(self, name: str, mode: str = "rb") -> IO[bytes]:
         if mode != "rb":
@@ -166,18 +226,37 @@ class LocalFolder(Folder):
         with self._explained("open", name):
             return self._at(name).open("rb")
 
-    def fetch(self, name: str, local: Path) -> None:
+    def fetch(self, name: str, local: Path, verify: Callable[[Path], None] | None = None) -> bool:
         with self._explained("fetch", name):
-            _copy_whole(self._at(name), local)
+            path = self._at(name)
+            source = self._source(path)
+            if fetching.is_known(source, local):
+                return False
+            with path.open("rb") as file:
+
+                def copy(offset: int, take: Callable[[memoryview | bytes], object]) -> Callable[[], Source]:
+                    file.seek(offset)
+                    while piece := file.read(1 << 20):
+                        take(piece)
+                    return lambda: self._source(path)
+
+                fetching.fetch(source, copy, local, verify, replace_local)
+        return True
+
+    @staticmethod
+    def _source(path: Path) -> Source:
+        stat = path.stat()
+        return Source(str(path), stat.st_size, stat.st_mtime_ns)
 
     def store(self, local: Path, name: str) -> None:
         with self._explained("store", name):
+            self._make_above(name)
             _copy_whole(local, self._at(name))
 
     def replace(self, old: str, new: str) -> None:
         with self._explained("replace", new):
-            self._at(new).parent.mkdir(parents=True, exist_ok=True)
-            _replace(self._at(old), self._at(new))
+            self._make_above(new)
+            replace_local(self._at(old), self._at(new))
 
     def remove(self, name: str) -> None:
         with self._explained("remove", name), contextlib.suppress(FileNotFoundError):
@@ -189,22 +268,90 @@ class LocalFolder(Folder):
 
     def make(self, name: str = "") -> None:
         with self._explained("make", name):
-            self._at(name).mkdir(parents=True, exist_ok=True)
+            self._make(self._at(name))
+
+    def make_root(self) -> Self:
+        with self._explained("make", ""):
+            self.path.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def _make_above(self, name: str) -> None:
+        self._make(self._at(name).parent if split_name(name) else self.path)
+
+    def _make(self, path: Path) -> None:
+        """Make a folder and those between it and the root, not the root: step by step, as it can go at any moment."""
+        if path.is_dir():
+            return
+        root = self.root.path
+        if not root.is_dir():
+            raise _RootMissingError(root)
+        for above in [*reversed(path.relative_to(root).parents), path.relative_to(root)][1:]:
+            (root / above).mkdir(exist_ok=True)
 
     def free(self) -> int:
         with self._explained("measure free space of", ""):
-            return shutil.disk_usage(self.path).free
+            return shutil.disk_usage(self.root.path).free
 
     def write(self, name: str, data: bytes) -> None:
-        with self._explained("write", name), _aside(self._at(name)) as part:
-            with part.open("wb") as file:
+        with self._explained("write", name):
+            self._make_above(name)
+            with _aside(self._at(name)) as part, part.open("wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
 
+    def create(self, name: str, data: bytes) -> bool:
+        path = self._at(name)
+        with self._explained("make", name):
+            for last_try in (*[False] * CREATE_TRIES, True):
+                try:
+                    self._make_above(name)
+                    with path.open("xb") as file:
+                        file.write(data)
+                    return True
+                except FileExistsError:
+                    return False
+                except PermissionError:  # Windows denies access to the name of a file that is just being removed
+                    if last_try or os.name != "nt":
+                        raise
+                    time.sleep(CREATE_PAUSE_SECONDS)
+        return False
+
+    def sweep(self, name: str = "", older_seconds: float = STALE_SECONDS) -> int:
+        removed = 0
+        with self._explained("tidy", name), contextlib.suppress(FileNotFoundError):
+            before = time.time() - older_seconds
+            for item in list(os.scandir(self._at(name))):
+                with contextlib.suppress(FileNotFoundError, PermissionError):  # another sweeps too, or still writes it
+                    if ASIDE in item.name and item.is_file() and item.stat().st_mtime < before:
+                        os.unlink(item.path)
+                        removed += 1
+        return removed
+
+
+class _RootMissingError(FileNotFoundError):
+    """The folder that has to exist is not there."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(errno.ENOENT, "No such folder", str(root))
+
+
+@contextlib.contextmanager
+def explain(action: str, what: str, shown: Callable[[], object] | None = None) -> Iterator[None]:
+    """Turn an OSError into a `StorageError` that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"Could not {action} {shown() if shown else what}: {_why(error)}") from error
+
 
 def _why(error: OSError) -> str:
     """What an OSError means to an operator, and what to do."""
+    if isinstance(error, _RootMissingError):
+        return (
+            f"the folder {error.filename} is not there. If it is on a share or another disk, connect that; if it is a new "
+            "folder, make it first. It is not made by itself, so that nothing is written to the wrong disk."
+        )
     if isinstance(error, FileNotFoundError):
         return "it is not there. Check the path, and that the share is connected."
     if isinstance(error, PermissionError):
@@ -226,18 +373,17 @@ def _copy_whole(source: Path, target: Path) -> None:
 @contextlib.contextmanager
 def _aside(target: Path) -> Iterator[Path]:
     """A path beside `target` to write to, renamed to it at the end, removed if the writing fails."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}{ASIDE}{uuid.uuid4().hex[:8]}")
     try:
         yield part
-        _replace(part, target)
+        replace_local(part, target)
     except BaseException:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
         raise
 
 
-def _replace(old: Path, new: Path) -> None:
+def replace_local(old: Path, new: Path) -> None:
     """`os.replace`, tried again while somebody holds the target open (Windows and SMB refuse it then)."""
     pause = REPLACE_FIRST_PAUSE_SECONDS
     for attempt in range(REPLACE_TRIES):
@@ -249,20 +395,3 @@ def _replace(old: Path, new: Path) -> None:
                 raise
             time.sleep(pause)
             pause *= 2
-
-
-def connect(path: str | os.PathLike[str]) -> Folder:
-    """The folder at `path`: a local path, a mapped drive, or on Windows a UNC path.
-
-    Raises `SetupError` for a relative path (it would depend on where a worker happens to run) and for a UNC path where the
-    operating system cannot open one.
-    """
-    text = os.fspath(path)
-    if text.replace("/", "\\").startswith("\\\\") and os.name != "nt" and not text.startswith("//"):
-        raise SetupError(
-            f"{text} is a UNC path, which this operating system cannot open by itself. Mount the share, then give the folder "
-            "where it is mounted."
-        )
-    if not Path(text).is_absolute() and not PureWindowsPath(text).is_absolute():
-        raise SetupError(f"The folder {text!r} is not an absolute path. Give it from the root or the drive letter on.")
-    return LocalFolder(text)

@@ -30,7 +30,7 @@ import os
 from collections.abc import Iterator
 from typing import IO
 
-from linac.errors import StorageError, TrfError
+from linac.errors import SetupError, StorageError, TrfError
 from linac.trf.header import MAX_HEADER_BYTES, Header, parse_header
 from linac.trf.item_parts import Part
 from linac.trf.reader import Trf, as_bytes, decode
@@ -41,16 +41,20 @@ Source = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]
 USUAL_HEADER_BYTES = 1 << 14
 """What `read_header` reads at first, to be quick over a network: ten times the size of all headers seen."""
 
+MAX_PATH_SHOWN = 1 << 10
+"""Longer texts are no paths; errors do not show them."""
+
 __all__ = ["Header", "Part", "Source", "Trf", "TrfError", "decode", "parse_header", "read", "read_header"]
 
 
 def read(source: Source) -> Trf:
     """Read a TRF: a path, bytes, or a binary file object.
 
-    Raises `TrfError` for what is not a TRF or is damaged, `StorageError` where the file cannot be opened or read.
+    Raises `TrfError` for what is not a TRF or is damaged, `StorageError` where the file cannot be opened or read, `SetupError`
+    for what is none of these three.
     """
     with _opened(source) as (file, path):
-        return decode(file if isinstance(file, bytes | bytearray | memoryview) else file.read(), path)
+        return decode(file if isinstance(file, bytes | bytearray | memoryview) else _bytes(file.read()), path)
 
 
 def read_header(source: Source) -> Header:
@@ -58,7 +62,7 @@ def read_header(source: Source) -> Header:
     with _opened(source) as (file, path):
         if isinstance(file, bytes | bytearray | memoryview):
             return parse_header(as_bytes(file), path)
-        data = file.read(USUAL_HEADER_BYTES)
+        data = _bytes(file.read(USUAL_HEADER_BYTES))
         try:
             return parse_header(data, path)
         except TrfError:
@@ -74,6 +78,8 @@ def _opened(source: Source) -> Iterator[tuple[bytes | bytearray | memoryview | I
     if isinstance(source, bytes | bytearray | memoryview):
         yield source, None
         return
+    if not isinstance(source, str | os.PathLike) and not callable(getattr(source, "read", None)):
+        raise SetupError(f"A TRF is read from a path, from bytes or from an open binary file, not from {type(source).__name__}.")
     given = source if isinstance(source, str | os.PathLike) else getattr(source, "name", None)
     path = os.fspath(given) if isinstance(given, str | os.PathLike) else None
     try:
@@ -83,5 +89,23 @@ def _opened(source: Source) -> Iterator[tuple[bytes | bytearray | memoryview | I
         else:
             yield source, path
     except OSError as error:
-        text = f"Could not read {path or 'the TRF'}: {error.strerror or error}."
+        what = (path if _may_be_a_path(path) else f"a text of {len(path)} characters as a path") if path else "the TRF"
+        text = f"Could not read {what}: {error.strerror or 'it failed'}."
         raise StorageError(f"{text} Check the path and the right to read it, then try again.") from error
+    except ValueError as error:  # a zero byte, or letters that this system's file names cannot have
+        if path is None or _may_be_a_path(path):
+            raise
+        raise StorageError(
+            f"Could not read a text of {len(path)} characters as a path: no file is called so. Give a TRF's content as bytes."
+        ) from error
+
+
+def _bytes(data: object) -> bytes:
+    if not isinstance(data, bytes):
+        raise SetupError("The TRF was opened as a text file. Open it as a binary one: open(path, 'rb').")
+    return data
+
+
+def _may_be_a_path(text: str) -> bool:
+    """Whether a text can be shown as a path, and is not the content of a file given in its place."""
+    return len(text) <= MAX_PATH_SHOWN and text.isprintable()

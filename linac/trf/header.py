@@ -36,6 +36,8 @@ NOT_A_TRF = "It is not a TRF, or it is damaged: copy it again from the backup."
 
 # .NET writes `yy/MM/dd HH:mm:ss Z` with the separators of the linac's locale: `/` in the samples, `-` and `.` were reported.
 _START = re.compile(r"([0-9]{2})[^0-9]{1,3}([0-9]{2})[^0-9]{1,3}([0-9]{2})[^0-9]+([0-9]{2})[^0-9]([0-9]{2})[^0-9]([0-9]{2}) ?Z?")
+_DATE_LIKE = re.compile(rb"[0-9 ./:Z-]*")
+_A_START = "the UTC start of delivery, as in '17/04/19 21:59:24 Z'"
 _OFFSET = re.compile(r"([+-])([0-9]{1,2})[^0-9]?([0-9]{2})")
 
 
@@ -94,15 +96,13 @@ def split_field(field: str) -> tuple[str, str]:
 
 def parse_header(data: bytes | memoryview, path: str | None = None) -> Header:
     """Read the header at the start of `data`. `path` is named in errors. Raises `TrfError`."""
-    offset = 0
-    raw: list[tuple[int, bytes]] = []
-    for what in ("the start of delivery", "the UTC offset", "the field", "the machine"):
-        raw.append(_string(data, offset, what, path))
-        offset = raw[-1][0] + len(raw[-1][1])
-    (start_at, _), (offset_at, _), _, _ = raw
+    raw = [_start_string(data, path)]
+    start = _start(raw[0][1].decode("latin-1"), data, raw[0][0], path)  # any other file fails here, before it can look cut short
+    for what in ("the UTC offset", "the field", "the machine"):
+        raw.append(_string(data, raw[-1][0] + len(raw[-1][1]), what, path))
+    offset = raw[-1][0] + len(raw[-1][1])
     encoding, (start_text, utc_offset_text, field, machine) = _decode([text for _, text in raw])
-    start = _start(start_text, start_at, path)
-    utc_offset = _utc_offset(utc_offset_text, offset_at, path)
+    utc_offset = _utc_offset(utc_offset_text, raw[1][0], path)
 
     fixed = _take(data, offset, 16, "prescribed MU, version and number of item parts (16 bytes)", path)
     tenths, version, number = struct.unpack("<dii", fixed)
@@ -181,26 +181,75 @@ def _decode(strings: list[bytes]) -> tuple[str, list[str]]:
         return "latin-1", [text.decode("latin-1") for text in strings]
 
 
-def _start(text: str, offset: int, path: str | None) -> datetime:
+def _start_string(data: bytes | memoryview, path: str | None) -> tuple[int, bytes]:
+    """The first string. A file that ends within it is a TRF that was cut only if what is there may be a date."""
+    try:
+        return _string(data, 0, "the start of delivery", path)
+    except TrfError as error:
+        begin = bytes(data[: 1 << 10])
+        if not begin or (len(begin) <= begin[0] and _DATE_LIKE.fullmatch(begin[1:])):
+            raise
+        raise TrfError(path, 0, _A_START, what_it_is(data), NOT_A_TRF) from error
+
+
+def _start(text: str, data: bytes | memoryview, offset: int, path: str | None) -> datetime:
     match = _START.fullmatch(text)
-    expected = "the UTC start of delivery, as in '17/04/19 21:59:24 Z'"
     if not match:
-        raise TrfError(path, offset, expected, _shown(text), NOT_A_TRF)
+        kind = what_it_is(data)
+        raise TrfError(path, offset, _A_START, kind if kind != _OTHER or not text else f"a string like {_shape(text)}", NOT_A_TRF)
     year, month, day, hour, minute, second = map(int, match.groups())
     try:
         return datetime(2000 + year, month, day, hour, minute, second, tzinfo=UTC)
     except ValueError as error:
-        raise TrfError(path, offset, expected, f"{_shown(text)} ({error})", NOT_A_TRF) from error
+        raise TrfError(path, offset, _A_START, "a date or time that no calendar or clock has", NOT_A_TRF) from error
 
 
 def _utc_offset(text: str, offset: int, path: str | None) -> timedelta:
     match = _OFFSET.fullmatch(text)
     if not match or int(match[2]) > 23 or int(match[3]) > 59:
-        raise TrfError(path, offset, "the site's UTC offset, as in '+10:00'", _shown(text), NOT_A_TRF)
+        raise TrfError(path, offset, "the site's UTC offset, as in '+10:00'", f"{len(text)} characters that are none", NOT_A_TRF)
     size = timedelta(hours=int(match[2]), minutes=int(match[3]))
     return -size if match[1] == "-" else size
 
 
-def _shown(text: str) -> str:
-    """Text as an error shows it: short, with nothing that a terminal would obey."""
-    return ascii(text if len(text) <= 40 else text[:40] + "...")
+_KINDS = (
+    (b"PK", "a zip file"),
+    (b"\x1f\x8b", "a gzip file"),
+    (b"\xfd7zXZ", "an xz file"),
+    (b"PAR1", "a Parquet file"),
+    (b"%PDF", "a PDF file"),
+    (b"MZ", "a Windows program"),
+    (b"\xff\xfe", "text in UTF-16"),
+    (b"\xfe\xff", "text in UTF-16"),
+)
+"""How files of other kinds begin."""
+
+
+_OTHER = "other binary data"
+
+
+def _shape(text: str) -> str:
+    """How a text looks, without its letters and digits: enough to learn a date of another locale, and no name.
+
+    >>> _shape("4/19/17 9:59:24 PM")
+    "'9/99/99 9:99:99 xx'"
+    """
+    return repr("".join("9" if c.isdigit() else "x" if c.isalpha() or not c.isprintable() else c for c in text[:40]))
+
+
+def what_it_is(data: bytes | memoryview) -> str:
+    """What kind of file this is, in words. Nothing of its content is quoted: it could be a patient's name, and errors travel.
+
+    >>> what_it_is(b"Patient: INVENTED^PATIENT"), what_it_is(bytes(100)), what_it_is(b"PK\\x03\\x04...")
+    ('text', 'zeros', 'a zip file')
+    """
+    begin = bytes(data[: 1 << 10])
+    if not begin:
+        return "an empty file"
+    for start, kind in _KINDS:
+        if begin.startswith(start):
+            return kind
+    if not any(begin):
+        return "zeros"
+    control = sum(byte < 32 and byte not in b"\t\n\r\f" for byte in begin)
+    return _OTHER if control * 20 > len(begin) else "text"

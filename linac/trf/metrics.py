@@ -17,6 +17,7 @@ to the next segment, with errors of 43 mm that no patient sees.
 It judges nothing: no tolerance, no pass or fail.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -25,7 +26,7 @@ from typing import Annotated, Any, NamedTuple, get_type_hints
 import numpy as np
 import numpy.typing as npt
 
-from linac.trf.item_parts import INTERRUPTED, LINAC_STATES, NO_VALUE, RADIATION_ON, ItemPart, columns, label
+from linac.trf.item_parts import INTERRUPTED, LINAC_STATES, NO_VALUE, RADIATION_ON, ItemPart, Part, columns, label
 from linac.trf.reader import ROW_MS, Trf
 
 DECIMALS = 6
@@ -119,12 +120,47 @@ class _Errors(NamedTuple):
     max: float | None = None
 
 
+class _Plan(NamedTuple):
+    """Where the columns of a list of item parts stand. A bank's leaves stand side by side in all logs seen: then it is a slice,
+    which takes a view of them and not a copy."""
+
+    items: list[ItemPart]
+    where: dict[str, int]
+    banks: dict[str, "list[int] | slice"]
+    leaves: list[int]
+    readings: list[int]
+    unknown: int
+
+
+@functools.lru_cache(maxsize=16)
+def _plan(parts: tuple[Part, ...]) -> _Plan:
+    found = columns(parts)
+    items = [column.item for column in found]
+    where = {column.column: index for index, column in enumerate(found)}
+    banks = {
+        bank: [where[f"{bank}_leaf_{leaf}_error_mm"] for leaf in range(1, 81) if f"{bank}_leaf_{leaf}_error_mm" in where]
+        for bank in ("y1", "y2")
+    }
+    return _Plan(
+        items=items,
+        where=where,
+        banks={name: _slice(indices) for name, indices in banks.items()},
+        leaves=banks["y1"] + banks["y2"],
+        readings=[index for index, item in enumerate(items) if not item.has_no_value_marker],
+        unknown=sum(not item.known for item in items),
+    )
+
+
+def _slice(indices: list[int]) -> "list[int] | slice":
+    side_by_side = bool(indices) and indices == list(range(indices[0], indices[0] + len(indices)))
+    return slice(indices[0], indices[-1] + 1) if side_by_side else indices
+
+
 def summarise(trf: Trf) -> Metrics:
     """The metrics of one log. What the log does not hold is None; no log makes this fail."""
     header = trf.header
-    found = columns(header.item_parts)
-    items = [column.item for column in found]
-    where = {column.column: index for index, column in enumerate(found)}
+    plan = _plan(header.item_parts)
+    items, where = plan.items, plan.where
 
     def counts(name: str, rows: "npt.NDArray[np.bool_] | slice" = slice(None)) -> npt.NDArray[np.int64]:
         """The counts of one column, rows without a value left out; empty where the log has no such column."""
@@ -145,20 +181,12 @@ def summarise(trf: Trf) -> Metrics:
     beam = np.ascontiguousarray(trf.counts[on])
     states, step_dose, dose_rate = counts("linac_state"), counts("step_dose_mu"), counts("dose_rate_mu_per_min", on)
     gantry, collimator = physical("gantry_deg"), physical("collimator_deg")
-    banks = {
-        bank: [where[f"{bank}_leaf_{leaf}_error_mm"] for leaf in range(1, 81) if f"{bank}_leaf_{leaf}_error_mm" in where]
-        for bank in ("y1", "y2")
-    }
-
-    def errors(chosen: list[int]) -> _Errors:
-        return _errors(beam[:, chosen])
-
-    y1, y2 = errors(banks["y1"]), errors(banks["y2"])
+    y1, y2 = (_errors(beam[:, plan.banks[bank]]) for bank in ("y1", "y2"))
     x1, x2, gantry_error, collimator_error = (
-        errors([where[name]] if name in where else [])
+        _errors(beam[:, where[name]]) if name in where else _Errors()
         for name in ("x1_diaphragm_error_mm", "x2_diaphragm_error_mm", "gantry_error_deg", "collimator_error_deg")
     )
-    worst, worst_rms = _worst(beam, banks["y1"] + banks["y2"], items)
+    worst, worst_rms = _worst(beam, plan.leaves, items)
     return Metrics(
         machine=header.machine,
         field_label=header.field_label,
@@ -205,8 +233,8 @@ def summarise(trf: Trf) -> Metrics:
         worst_leaf=worst,
         worst_leaf_error_rms_mm=worst_rms,
         rows=trf.rows,
-        missing_values=_missing_values(trf, items),
-        unknown_item_parts=sum(not item.known for item in items),
+        missing_values=_missing_values(trf, plan.readings),
+        unknown_item_parts=plan.unknown,
         trailing_bytes=trf.trailing_bytes,
     )
 
@@ -266,18 +294,26 @@ _MAX_TENTHS = 1 << 16
 
 def _errors(counts: npt.NDArray[Any]) -> _Errors:
     """RMS, 95th percentile and maximum of |error|, in mm or degrees, of counts in tenths. None where there is no value."""
-    missing = counts == NO_VALUE
-    sizes = np.abs((counts[~missing] if missing.any() else counts.ravel()).astype(np.int64))
-    if not sizes.size:
+    flat = counts.ravel()
+    if flat.size and flat.min() <= NO_VALUE:
+        flat = flat[flat != NO_VALUE]
+    if not flat.size:
         return _Errors()
-    if sizes.max() >= _MAX_TENTHS:  # only a damaged version 4 log holds 6.5 m: no histogram of that size
-        values, times = np.unique(sizes, return_counts=True)
+    low, high = int(flat.min()), int(flat.max())
+    if max(-low, high) >= _MAX_TENTHS:  # only a damaged version 4 log holds 6.5 m: no histogram of that size
+        values, times = np.unique(np.abs(flat.astype(np.int64)), return_counts=True)
     else:
-        times = np.bincount(sizes)
+        # The histogram of all counts from the least on, folded at 0.
+        least = min(low, 0)
+        signed = np.bincount(flat.astype(np.intp) - least, minlength=high - least + 1 if high > 0 else 1 - least)
+        times = np.zeros(max(-low, high) + 1, np.intp)
+        times[: len(signed) + least] = signed[-least:]
+        times[1 : 1 - least] += signed[:-least][::-1] if least else signed[:0]
         values = np.arange(len(times))
-    rms = math.sqrt(float(np.dot(times.astype(np.float64), values.astype(np.float64) ** 2)) / sizes.size)
+    size = flat.size
+    rms = math.sqrt(float(np.dot(times.astype(np.float64), values.astype(np.float64) ** 2)) / size)
     p95 = _percentile(values, times, 0.95)
-    return _Errors(*(round(float(tenths) / _TENTHS, DECIMALS) for tenths in (rms, p95, sizes.max())))
+    return _Errors(*(round(float(tenths) / _TENTHS, DECIMALS) for tenths in (rms, p95, values[-1])))
 
 
 def _percentile(values: npt.NDArray[np.int64], times: npt.NDArray[np.int64], part: float) -> float:
@@ -292,11 +328,14 @@ def _worst(beam: npt.NDArray[Any], leaves: list[int], items: list[ItemPart]) -> 
     """The leaf with the largest RMS error, and that error in mm. Of equal ones the first: Y1 before Y2, low numbers first."""
     if not len(beam) or not leaves:
         return None, None
-    errors = beam[:, leaves]
-    missing = errors == NO_VALUE
+    errors = beam[:, _slice(leaves)]
     sizes = errors.astype(np.float64)
-    sizes[missing] = 0
-    squares, numbers = np.einsum("ij,ij->j", sizes, sizes), len(beam) - missing.sum(axis=0)
+    numbers: npt.NDArray[Any] = np.full(len(leaves), len(beam))
+    if errors.min() <= NO_VALUE:
+        missing = errors == NO_VALUE
+        sizes[missing] = 0
+        numbers -= missing.sum(axis=0)
+    squares = np.einsum("ij,ij->j", sizes, sizes)
     if not numbers.any():
         return None, None
     means = np.divide(squares, numbers, out=np.full(len(leaves), -1.0), where=numbers > 0)
@@ -304,7 +343,9 @@ def _worst(beam: npt.NDArray[Any], leaves: list[int], items: list[ItemPart]) -> 
     return items[leaves[worst]].name.partition("/")[0], round(math.sqrt(means[worst]) / _TENTHS, DECIMALS)
 
 
-def _missing_values(trf: Trf, items: list[ItemPart]) -> int:
+def _missing_values(trf: Trf, readings: list[int]) -> int:
+    """Cells that hold "no value", those of columns (`readings`) left out in which that is a value like any other."""
+    if not trf.rows or trf.counts.min() > NO_VALUE:
+        return 0
     missing = int(np.count_nonzero(trf.counts == NO_VALUE))
-    readings = [index for index, item in enumerate(items) if not item.has_no_value_marker]
     return missing - int(np.count_nonzero(trf.counts[:, readings] == NO_VALUE))

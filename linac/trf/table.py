@@ -61,14 +61,16 @@ def _fill(cells: Cells, counts: Counts, layout: "_Layout") -> set[int]:
     Dividing rather than multiplying by 0.1 makes them the nearest float32, as a text of 0.1 reads.
     """
     missing = False
+    physical = np.empty((min(BLOCK_ROWS, len(counts)), counts.shape[1]), np.float32)
     for start in range(0, len(counts), BLOCK_ROWS):
         block = counts[start : start + BLOCK_ROWS]
         block = block if block.flags.aligned else block.copy()  # headers of odd length: numpy is slow in what follows
         missing = missing or block.min() <= NO_VALUE
-        physical = block.astype(np.float32)
-        physical /= layout.divisors[: len(block)]
-        physical += np.float32(0)  # -0 becomes 0
-        cells[:, start : start + len(block)] = physical.T
+        rows = len(block)
+        np.divide(block, layout.divisors[:rows], out=physical[:rows], dtype=np.float32, casting="same_kind")
+        for run in layout.turned:
+            physical[:rows, run] += np.float32(0)  # -0 becomes 0
+        cells[:, start : start + rows] = physical[:rows].T
     for index in layout.whole:  # float32 holds any 16-bit count, but not any 32-bit one
         cells[index].view(np.int32)[:] = cells[index] if counts.itemsize == 2 else counts[:, index]
     for index in layout.unsigned:
@@ -123,6 +125,7 @@ class _Layout(NamedTuple):
     divisors: Cells  # as wide as the counts, and a block high: numpy is faster so than when it has to repeat a row
     whole: list[int]
     unsigned: list[int]
+    turned: list[slice]  # columns that change sign
     words: dict[int, _Words]
     schema: pa.Schema
     plain: pa.Schema
@@ -153,6 +156,7 @@ def _layout(parts: tuple[Part, ...]) -> _Layout:
         divisors=np.tile(np.array([item.sign * item.divisor for item in items], np.float32), (BLOCK_ROWS, 1)),
         whole=[index for index, item in enumerate(items) if item.divisor == 1],
         unsigned=[index for index, item in enumerate(items) if item.unsigned],
+        turned=_runs([index for index, item in enumerate(items) if item.sign < 0]),
         words={index: _words(item.codes) for index, item in enumerate(items) if item.codes},
         schema=pa.schema(fields),
         plain=pa.schema(plain),
@@ -162,6 +166,17 @@ def _layout(parts: tuple[Part, ...]) -> _Layout:
         nodes_at=nodes_at,
         buffers_at=buffers_at,
     )
+
+
+def _runs(indices: list[int]) -> list[slice]:
+    """Ascending numbers as slices of numbers that follow each other."""
+    found: list[slice] = []
+    for index in indices:
+        if found and found[-1].stop == index:
+            found[-1] = slice(found[-1].start, index + 1)
+        else:
+            found.append(slice(index, index + 1))
+    return found
 
 
 def _places(head: bytes) -> tuple[int, int, int, int]:

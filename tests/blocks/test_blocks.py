@@ -8,7 +8,6 @@ from prefect.blocks.core import Block
 from pydantic import SecretStr, ValidationError
 
 from blocks import Linac, Share, Site, SmbCredentials, SshGateway, block_name
-from linac.errors import SetupError
 
 ALL = [SmbCredentials, SshGateway, Share, Site, Linac]
 
@@ -78,8 +77,3 @@ class TestShare:
         with share.connect("iCom") as folder:
             folder.write("a", b"1")
         assert (tmp_path / "iCom" / "a").read_bytes() == b"1"
-
-    def test_a_gateway_is_refused_in_words_until_it_can_be_used(self) -> None:
-        gateway = SshGateway(host="gate", username="tunnel", host_key="ssh-ed25519 A")
-        with pytest.raises(SetupError, match="without a gateway"):
-            Share(path=r"\\nss\Backup", gateway=gateway).connect()

@@ -40,7 +40,35 @@ class Lab:
             "icom_port": port,
             "site": self.site_name,
             "backup_folder": str(self.backup),
+            "steadiness_seconds": 1,
+            "wait_seconds": 0,
         }
+
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[None]:
+        """The linac is recorded and archived while this lasts, as icom-capture does it under a worker."""
+        import threading
+
+        from linac.capture import control
+        from linac.capture.archive import Archiver
+        from linac.transport import connect
+
+        ending = threading.Event()
+
+        def run() -> None:
+            with connect(self.records) as records:
+                archiver = Archiver(self.spool, self.serial, self.linac.address[0], records.below("iCom"))
+                while not ending.wait(0.2):
+                    archiver.run_once()
+
+        control.start(self.serial, *self.linac.address, self.spool)
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            yield
+        finally:
+            ending.set()
+            thread.join()
 
     def clear(self) -> None:
         """Take the lab's own things off the server: a worker started later would set to work on what is left."""
@@ -49,6 +77,7 @@ class Lab:
 
         from blocks import Linac, Site, block_name, load
         from tasks.automations import names
+        from tasks.deployments import queue_name
         from tasks.provision import unfinished_runs
 
         with get_client(sync_client=True) as client:
@@ -57,6 +86,10 @@ class Lab:
                 for run in unfinished_runs(client, deployment.id):
                     client.delete_flow_run(run.id)
                 client.delete_deployment(deployment.id)
+            with contextlib.suppress(ObjectNotFound):
+                client.delete_deployment(client.read_deployment_by_name(f"check-linac/{self.serial}").id)
+            with contextlib.suppress(ObjectNotFound):
+                client.delete_work_queue_by_id(client.read_work_queue_by_name(queue_name(self.serial), "linac-flows").id)
             for name in names(self.serial):
                 for automation in client.read_automations_by_name(name):
                     client.delete_automation(automation.id)

@@ -14,6 +14,7 @@ from launch import bench_capture
 from launch.bench import Setting
 from launch.bench_capture import Sizes, pace_trial
 from launch.bench_capture_faults import FAULTS, Trial, run_trials
+from launch.bench_capture_hang import hang_trial
 from launch.bench_capture_sides import SHARE_SCRIPT, Kept, Ours, Peer, kept
 from launch.bench_capture_soak import Soak, make_session
 from launch.bench_process import CAN_TELL, cpu_seconds, memory_bytes
@@ -134,6 +135,17 @@ def test_faults_ours_keeps_all_and_the_other_side_is_bounded(tmp_path: Path) -> 
     peer = outcomes.get(("end of the connection (FIN)", "peer"))
     if peer is not None:
         assert (peer.ended, peer.again, peer.kept.right) == (True, None, 0)
+
+
+def test_a_share_that_hangs_holds_up_no_linac_and_what_waited_arrives(tmp_path: Path) -> None:
+    """`bench hang` for a moment, as it runs for ten minutes."""
+    found = hang_trial(Setting(tmp_path, [], None), 18.0, "ours", Ours)
+    assert not found.still_blocked
+    assert found.blocked < 1.0, "a listener that waits for the share blocks the linac for as long as the share hangs"
+    assert found.losses == 0
+    if found.waiting:  # on a computer that is not too busy
+        assert found.drained is not None
+        assert found.right == found.sent > 0
 
 
 def test_the_soak_test_notices_a_session_that_is_not_as_it_was_sent(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A site's blocks from a file: what is refused, what is made, and that no secret comes from or gets into the file."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,11 @@ class TestParsing:
             ("[site]\nname = 'x'", "outside a block"),
             ("[site.NBCC]\nname = 'x'", "lower case"),
             ("[smb_credentials.nss]\nusername = 'u'\npassword = 'geheim'", "LINAC_FLOWS_NSS_PASSWORD"),
+            ("[ssh_gateway.gw]\nhost = 'h'\npassphrase = 'geheim'", "LINAC_FLOWS_GW_PASSPHRASE"),
             ("# nothing", "no block at all"),
+            ("[share.a]\npath = 'records'", r"\[share.a\] path: 'records' does not say where it begins"),
+            ("[share.a]\npath = 'D:records'", "Give the whole path"),
+            ("[site.a]\nspool = '../spool'", r"\[site.a\] spool"),
         ],
     )
     def test_what_cannot_be_right_is_refused_with_advice(self, text: str, reason: str) -> None:
@@ -107,7 +112,7 @@ class TestMaking:
         from blocks import Share, load
 
         first = f"[share.first]\npath = '{tmp_path}'\n"
-        text = first + "[site.second]\nname = 'x'\ntime_zone = 'Mars/Base'\nrecords = 'first'\nspool = 'x'"
+        text = first + "[site.second]\nname = 'x'\ntime_zone = 'Mars/Base'\nrecords = 'first'\nspool = '/x'"
         with pytest.raises(SetupError, match=r"\[site.second\] time_zone: .*Europe/London"):
             site_file.make(site_file.parse(text), ask=False)
         assert load(Share, "first") is None
@@ -126,8 +131,27 @@ class TestMaking:
             ("[share.x]\npath = '/x'\ncredentials = 'who'", "neither in the file nor"),
             ("[share.x]\npaht = '/x'", "field 'paht'"),
             ("[share.x]\npath = ''", "path"),
+            ("[site.x]\nname = 'X'\ngateway = 'gw'", "refers to ssh_gateway 'gw'"),
         ],
     )
     def test_what_is_missing_or_misspelt_is_named(self, text: str, reason: str) -> None:
         with pytest.raises(SetupError, match=reason):
             site_file.make(site_file.parse(text), ask=False)
+
+
+def test_the_example_with_all_that_is_commented_out_can_be_made(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing in it is out of date: a field that a block no longer has would be refused."""
+    text = (project / "site.example.toml").read_text(encoding="utf-8")
+    whole = re.sub(r"^# (?=\[|\w+ = )", "", text, flags=re.MULTILINE)
+    whole = (
+        whole.replace("some-smb-credentials", "nss-4299")
+        .replace("nbcc-iview", "nbcc-records")
+        .replace("nbcc-pymedphys", "nbcc-records")
+    )
+    monkeypatch.setattr("blocks.load", lambda _kind, _name: None)
+    monkeypatch.setenv("LINAC_FLOWS_NSS_4299_PASSWORD", "geheim")
+    lines = site_file.make(site_file.parse(whole), ask=False, dry_run=True)
+    assert lines == [
+        f"would be made: {name}"
+        for name in ("smb_credentials nss-4299", "ssh_gateway nbcc-gateway", "share nbcc-records", "site nbcc")
+    ]

@@ -1,6 +1,7 @@
 """The pinned Prefect server as `serve` starts it: it schedules, it answers to bare names, it calls nobody outside."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from launch.processes import own_group, start_of
 from launch.stack import Stack, free_port, write_json
 from linac.errors import SetupError
 
@@ -87,6 +89,56 @@ def test_a_port_in_use_is_refused_before_anything_starts(prefect_server: str, tm
     assert stack.server is None
 
 
+def test_a_data_folder_that_is_served_is_refused_with_address_and_process(prefect_stack: Stack) -> None:
+    second = Stack(prefect_stack.data, free_port())
+    with pytest.raises(SetupError, match=rf"already served at {re.escape(prefect_stack.ui)} by process {os.getpid()}\."):
+        second.start()
+    second.stop()
+    assert json.loads((prefect_stack.data / "serve.json").read_text())["pid"] == os.getpid(), "the first one's record stays"
+    assert prefect_stack.server is not None
+    assert not prefect_stack.server.ended()
+
+
+def test_what_a_killed_start_left_behind_is_named_and_ended_and_nothing_else(tmp_path: Path) -> None:
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    left, stranger = (subprocess.Popen(sleep, **own_group()) for _ in range(2))
+    children = [["Prefect server", left.pid, start_of(left.pid)], ["Prefect worker", stranger.pid, "another time"]]
+    write_json(tmp_path / "serve.json", {"pid": 1, "url": "http://127.0.0.1:4200", "children": children})
+    told: list[str] = []
+    stack = Stack(tmp_path, free_port(), told.append)
+    try:
+        stack._take_data_folder()
+        assert told == [f"The Prefect server of an earlier start still runs (process {left.pid}); ending it..."]
+        assert left.wait(10) != 0
+        assert stranger.poll() is None
+    finally:
+        stack.stop()
+        stranger.kill()
+        stranger.wait(10)
+    assert not (tmp_path / "serve.json").exists(), "an orderly stop leaves no record"
+
+
+@pytest.mark.parametrize("record", ["", "{}", "[]", '{"pid": "x", "url": 1, "children": 7}', '{"children": [[1]]}'])
+def test_a_spoilt_record_is_as_good_as_none(tmp_path: Path, record: str) -> None:
+    (tmp_path / "serve.json").write_text(record)
+    stack = Stack(tmp_path, free_port())
+    stack._take_data_folder()
+    assert json.loads(stack.record.read_text()) == {"pid": os.getpid(), "url": stack.ui, "children": []}
+    stack.stop()
+
+
+def test_a_data_folder_that_cannot_be_one_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(SetupError, match=r"data folder .* cannot be used"):
+            Stack(path, free_port()).start()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has access lists instead")
+def test_the_database_is_for_this_account_alone(prefect_stack: Stack) -> None:
+    assert (prefect_stack.data / "prefect").stat().st_mode & 0o077 == 0
+
+
 def test_a_server_that_does_not_come_up_is_explained_by_its_own_words(tmp_path: Path) -> None:
     stack = Stack(tmp_path, free_port())
     stack.env["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = "nonsense://x"
@@ -110,6 +162,4 @@ def test_json_appears_whole(tmp_path: Path) -> None:
 
 
 def _bare_environment() -> dict[str, str]:
-    import os
-
     return {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}

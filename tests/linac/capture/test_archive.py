@@ -1,11 +1,15 @@
 """The archive: every session in one file, read back, whatever fails in between; and no patient anywhere else."""
 
 import hashlib
+import io
 import itertools
 import json
 import lzma
+import os
+import stat
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,14 +21,16 @@ from linac.capture import archive, journal, sessions
 from linac.capture.archive import Archived, Archiver, backlog_bytes
 from linac.capture.journal import Kind, Writer
 from linac.capture.lock import FileLock
-from linac.errors import AlreadyRunningError, StorageError
+from linac.errors import AlreadyRunningError, StorageError, UnreachableError
 from linac.transport.paths import LocalFolder
+from linac.transport.records import mark, require
 
 
 @pytest.fixture
 def site(tmp_path: Path, lab: SimpleNamespace) -> SimpleNamespace:
     """A spool with a journal to write to, and an iCom folder."""
     spool, icom = tmp_path / "spool", tmp_path / "icom"
+    icom.mkdir()
     folder = spool / "4299" / "journal"
     folder.mkdir(parents=True)
     site = SimpleNamespace(spool=spool, icom=icom, journal=folder, writer=Writer(folder, "4299"), lab=lab)
@@ -174,6 +180,9 @@ class Storage(LocalFolder):
 
     def write(self, name: str, data: bytes) -> None:
         self._do("write", name, lambda: super(Storage, self).write(name, data))
+
+    def store(self, local: Path, name: str) -> None:
+        self._do("store", name, lambda: super(Storage, self).store(local, name))
 
     def list(self, pattern: str = "*") -> Any:
         return self._do("list", pattern, lambda: super(Storage, self).list(pattern))
@@ -390,9 +399,10 @@ def test_a_file_that_reads_back_different_is_not_done(site: SimpleNamespace) -> 
     class Rotten(LocalFolder):
         rotten = True
 
-        def read(self, name: str) -> bytes:
-            data = super().read(name)
-            return data[:-1] if self.rotten else data
+        def open(self, name: str, mode: str = "rb") -> Any:
+            with super().open(name, mode) as file:
+                data = file.read()
+            return io.BytesIO(data[:-1] if self.rotten else data)
 
     folder = Rotten(site.icom)
     site.record(*site.lab.session("TEST-1", 9), *site.lab.idle(2, 9))
@@ -514,7 +524,6 @@ def test_live_is_dropped_when_the_share_is_slow_and_archiving_goes_on(site: Simp
 
 
 def test_live_that_fails_is_left_alone_for_a_while(site: SimpleNamespace) -> None:
-    site.icom.mkdir()
     (site.icom / "live").write_bytes(b"a file where the folder should be")
     archiver = site.archiver(live=True)
     for n in range(3):
@@ -639,3 +648,116 @@ def _no_threads_left() -> Iterator[None]:
     before = threading.active_count()
     yield
     assert threading.active_count() <= before
+
+
+def test_a_share_that_is_away_is_never_written_to_and_its_root_is_never_made(site: SimpleNamespace) -> None:
+    """Gone, or an empty folder where it should be mounted: nothing comes into being there, and everything arrives afterwards."""
+    folder = LocalFolder(site.icom)
+    mark(folder)
+    archiver = site.archiver(folder, live=True, ready=lambda: require(folder))
+    aside = site.icom.with_name("somewhere else")
+    site.icom.rename(aside)
+    for round_, empty in enumerate((False, True)):
+        if empty:
+            site.icom.mkdir()
+        site.record(*site.lab.session(f"TEST-{round_}", 9, first=11 * round_), *site.lab.idle(2, 11 * round_ + 9))
+        with pytest.raises(UnreachableError, match="is away"):
+            archiver.run_once()
+        assert not site.icom.exists() or list(site.icom.iterdir()) == []
+        status = json.loads((site.spool / "4299" / "archive.json").read_text())
+        assert "is away" in status["trouble"]
+    site.icom.rmdir()
+    aside.rename(site.icom)
+    assert [done.messages for done in archiver.run_once()] == [9, 9]
+    assert json.loads((site.spool / "4299" / "archive.json").read_text())["trouble"] == ""
+
+
+def test_a_share_that_is_away_is_noticed_while_there_is_nothing_to_write(site: SimpleNamespace) -> None:
+    site.icom.rmdir()
+    archiver = site.archiver()
+    with pytest.raises(StorageError):
+        archiver.run_once()
+    assert not site.icom.exists()
+    site.icom.mkdir()
+    archiver._looked_at = float("-inf")  # some seconds later
+    assert archiver.run_once() == []
+
+
+def drafts(site: SimpleNamespace) -> list[Path]:
+    return sorted((site.spool / "4299" / "drafts").glob("*"))
+
+
+def test_what_waits_is_packed_in_the_spool_for_this_account_alone_and_goes_when_it_is_archived(site: SimpleNamespace) -> None:
+    storage = Storage(site.icom)
+    (site.spool / "4299" / "plain").write_bytes(b"")
+    storage.fail = lambda *_: (_ for _ in ()).throw(StorageError("away"))
+    archiver = site.archiver(storage)
+    site.record(*site.lab.session("TEST-1", 9), *site.lab.session("TEST-2", 9, first=9), *site.lab.idle(2, 18))
+    site.record(*site.lab.session("TEST-3", 5, first=20))
+    with pytest.raises(StorageError):
+        archiver.run_once()
+    assert len(drafts(site)) == 3
+    assert all("TEST" not in path.name for path in drafts(site))
+    if os.name != "nt":
+        assert stat.S_IMODE(drafts(site)[0].parent.stat().st_mode) == 0o700
+    storage.fail = lambda *_: None
+    assert len(archiver.run_once()) == 2
+    if os.name != "nt":
+        made = {stat.S_IMODE(path.stat().st_mode) for path in site.icom.rglob("*.xz")}
+        assert made == {stat.S_IMODE((site.spool / "4299" / "plain").stat().st_mode)}, "as any file of this account"
+    assert len(drafts(site)) == 1, "the session that is going on"
+    archiver.close()
+    assert drafts(site) == []
+    site.record(*site.lab.idle(2, 25))
+    assert [done.messages for done in archiver.run_once()] == [5], "from the checkpoint on"
+
+
+def test_drafts_of_killed_processes_are_removed_after_a_day(site: SimpleNamespace) -> None:
+    where = site.spool / "4299" / "drafts"
+    where.mkdir()
+    old, new = where / "1-2-old.xz", where / "1-2-new.xz"
+    for path in (old, new):
+        path.write_bytes(b"x")
+    os.utime(old, (time.time() - 90000,) * 2)
+    site.archiver().run_once()
+    assert drafts(site) == [new]
+
+
+def test_a_draft_that_somebody_removed_is_made_again_from_the_journal(site: SimpleNamespace) -> None:
+    storage = Storage(site.icom)
+    storage.fail = lambda *_: (_ for _ in ()).throw(StorageError("away"))
+    archiver = site.archiver(storage)
+    site.record(*site.lab.session("TEST-1", 9), *site.lab.idle(2, 9))
+    with pytest.raises(StorageError):
+        archiver.run_once()
+    for path in drafts(site):
+        path.unlink()
+    storage.fail = lambda *_: None
+    assert [done.messages for _ in range(2) for done in archiver.run_once()] == [9]
+    [data] = site.files().values()
+    assert unpacked(data) == b"".join(site.lab.session("TEST-1", 9))
+
+
+def test_the_archiver_knows_what_it_did_without_holding_every_line(site: SimpleNamespace) -> None:
+    """A year of sessions: the list on the disk is long, what is held of it is small, and a session in it is known again."""
+    site.record(*site.lab.session("TEST-1", 9), *site.lab.idle(2, 9))
+    [_] = site.archiver().run_once()
+    path = site.spool / "4299" / "sessions.jsonl"
+    line = json.loads(path.read_text())
+    event = {"kind": "reconnect", "reason": "x" * 200, "before": None, "after": None}
+    with path.open("a") as file:
+        for n in range(3000):
+            file.write(json.dumps(line | {"last_message": f"{n:016x}", "events": [event] * 5}) + "\n")
+    tracemalloc.start()
+    ledger = archive.Ledger(path)
+    again = [step.session for step in everything(site) if isinstance(step, sessions.Ended)]
+    before = tracemalloc.get_traced_memory()[0]
+    assert [ledger.has(session) for session in again] == [True]
+    held = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert held < 3000 * 600, f"{held / 3000:.0f} bytes a session"
+
+
+def everything(site: SimpleNamespace) -> list[Any]:
+    cutter = sessions.SessionCutter()
+    return [step for entry in journal.Reader(site.journal).read() for step in cutter.feed(entry)]

@@ -3,8 +3,10 @@
 import lzma
 import os
 import signal
+import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +29,7 @@ def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
 def listen(spool: Path, peer: Any, tmp_path: Path) -> Iterator[Any]:
     """Starts `listen` against the peer; ends it at the end."""
     running: list[subprocess.Popen[str]] = []
+    (tmp_path / "icom").mkdir()
 
     def start(*more: str) -> "subprocess.Popen[str]":
         command = ["listen", "127.0.0.1", str(tmp_path / "icom"), "--port", str(peer.port), "--spool", str(spool), *more]
@@ -115,7 +118,7 @@ def test_only_listening(listen: Any, peer: Any, spool: Path, tmp_path: Path, lab
     lab.wait_for(lambda: (status := control.status(spool, "4299")) and status.messages == 8 and status.pid == command.pid)
     command.send_signal(signal.SIGTERM)
     assert command.wait(10) == 0
-    assert not (tmp_path / "icom").exists()
+    assert list((tmp_path / "icom").iterdir()) == []
 
 
 def test_a_second_one_for_another_address_is_refused(listen: Any, peer: Any, spool: Path, tmp_path: Path) -> None:
@@ -131,3 +134,58 @@ def test_a_status_without_any_listener(spool: Path) -> None:
     assert shown.returncode == 1
     assert "no listener has run" in shown.stdout
     assert run("status", "--spool", str(spool), "--serial", "4299").returncode == 1
+
+
+def test_a_folder_that_is_not_there_is_told_and_never_made_and_what_waits_arrives_later(
+    listen: Any, peer: Any, spool: Path, tmp_path: Path, lab: SimpleNamespace
+) -> None:
+    icom = tmp_path / "icom"
+    icom.rmdir()
+    command = listen("--serial", "4299")
+    peer.wait()
+    peer.send(*lab.session("TEST-1", 20), *lab.idle(4, 20))
+    lab.wait_for(lambda: (status := control.status(spool, "4299")) and status.archive_trouble and status.messages == 24)
+    shown = run("status", "--spool", str(spool))
+    assert "ATTENTION        not archived since" in shown.stdout
+    assert "TEST-1" not in shown.stdout
+    assert not icom.exists()
+    icom.mkdir()
+    lab.wait_for(lambda: len(list(icom.glob("patients/*/*.xz"))) == 1, 20)
+    lab.wait_for(lambda: (status := control.status(spool, "4299")) and not status.archive_trouble)
+    command.send_signal(signal.SIGTERM)
+    out, _ = command.communicate(timeout=15)
+    assert "ATTENTION, not archived" in out
+    assert "waits in the spool" in out
+    assert "archiving works again" in out
+    assert "1 archived in the last 24 h, 0 gaps in them" in run("status", "--spool", str(spool)).stdout
+
+
+def test_status_can_be_watched(listen: Any, peer: Any, spool: Path, lab: SimpleNamespace) -> None:
+    listen("--serial", "4299")
+    peer.wait()
+    command = [sys.executable, "-u", "-m", "linac.icom", "status", "--spool", str(spool), "--watch"]
+    watching = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert watching.stdout is not None
+        while "last said" not in watching.stdout.readline():
+            pass
+        time.sleep(1.0)
+        peer.reset()
+        lines = iter(watching.stdout.readline, "")
+        assert any("disconnected" in line for line in lines), "log lines as they come"
+    finally:
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(10) in (0, 1)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="rights are inherited there")
+def test_nobody_else_can_look_into_the_spool(listen: Any, peer: Any, spool: Path, lab: SimpleNamespace) -> None:
+    listen("--serial", "4299")
+    peer.wait()
+    peer.send(*lab.session("TEST-1", 20), *lab.idle(4, 20))
+    lab.wait_for(lambda: archive.sessions(spool, "4299"))
+    for path in (spool, *(spool / "4299").rglob("*")):
+        if path.parent.name == "drafts":  # behind a closed folder
+            continue
+        wanted = 0o700 if path.is_dir() else 0o600
+        assert stat.S_IMODE(path.stat().st_mode) == wanted, path

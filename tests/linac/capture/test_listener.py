@@ -77,6 +77,29 @@ def test_every_byte_is_in_the_journal_as_it_came(listening: Any, peer: Any, spoo
     assert [kind for kind, _ in notes(spool)] == ["OPENED", "STARTED", "CONNECTED"]
 
 
+def records(spool: Path) -> list[Record]:
+    found = [entry.what for entry in Reader(spool / "4299" / "journal").read()]
+    return [each for each in found if isinstance(each, Record) and each.kind == Kind.DATA]
+
+
+def test_a_flood_is_taken_in_few_pieces_and_what_follows_at_the_linacs_pace_message_by_message(
+    listening: Any, peer: Any, spool: Path, lab: SimpleNamespace
+) -> None:
+    """Waking up for each of thousands of messages would cost ten times what recording them costs; nothing is lost or held up by
+    letting some gather."""
+    listening()
+    peer.wait()
+    flood = [lab.message(n % 256) for n in range(1500)]
+    peer.send(*flood, pause=0.0005)
+    lab.wait_for(lambda: journalled(spool) == b"".join(flood), 30)
+    pieces = len(records(spool))
+    assert pieces < 1000, f"{pieces} pieces for 1500 messages"
+    slow = [lab.message(n) for n in range(5)]
+    peer.send(*slow, pause=0.2)
+    lab.wait_for(lambda: journalled(spool) == b"".join(flood + slow))
+    assert [each.payload for each in records(spool)[pieces:]] == slow
+
+
 def test_the_status_says_what_it_does_and_names_no_patient(listening: Any, peer: Any, spool: Path, lab: SimpleNamespace) -> None:
     listening()
     peer.wait()

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from linac.capture.journal import Damage, Entry, Kind, Position, Record
-from linac.capture.sessions import Ended, Kept, Session, SessionCutter, cut
+from linac.capture.sessions import Ended, Kept, Session, SessionCutter, cut, told_missing
 from linac.icom import Message
 
 UNHURRIED = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy computer, too
@@ -328,3 +328,34 @@ def _sessions(lab: SimpleNamespace) -> None:
         three=lab.session("TEST-1", LONG // 8, first=13),
         Script=lab.Script,
     )
+
+
+def lost(lab: SimpleNamespace, missing: int, *, seen: int = 120, break_off: bool = True) -> Session:
+    """A session of four messages a second in which so many are missing, after `seen` others."""
+    script = lab.Script().data(*lab.session("TEST-1", seen))
+    if break_off:
+        script.note(Kind.DISCONNECTED, reason="reset").note(Kind.CONNECTED, missing / 4)
+    script.data(*lab.session("TEST-1", 12, first=seen + missing), *lab.idle(2, seen + missing + 12))
+    [(session, _)] = cut(script.entries)
+    return session
+
+
+@pytest.mark.parametrize("missing", [0, 1, 12, 255, 256, 257, 300, 1000, 2400])
+def test_how_many_are_missing_is_told_although_the_counter_wraps_at_256(lab: SimpleNamespace, missing: int) -> None:
+    session = lost(lab, missing)
+    assert (session.gaps, session.missing, session.at_least) == (1, missing, False)
+    [event] = session.events
+    assert (event.missing, event.about) == (missing % 256, missing)
+
+
+def test_a_counter_that_jumps_far_is_told_likewise(lab: SimpleNamespace) -> None:
+    session = lost(lab, 700, break_off=False)
+    assert (kinds(session), session.missing, session.at_least) == (["counter_jump"], 700, False)
+
+
+def test_without_a_known_rate_the_number_missing_is_a_lower_bound(lab: SimpleNamespace) -> None:
+    session = lost(lab, 300, seen=8)
+    assert (session.gaps, session.missing, session.at_least) == (1, 300 % 256, True)
+    assert told_missing(session.missing, at_least=session.at_least) == "at least 44"
+    assert told_missing(1200, at_least=False) == "about 1,200"
+    assert told_missing(0, at_least=False) == "none known"

@@ -20,7 +20,7 @@ from linac.transport.paths import LocalFolder
 @pytest.fixture
 def archiving(spool: Path, tmp_path: Path, lab: SimpleNamespace) -> Any:
     """Archives in a thread, as a flow would; `upto(n)` waits for n sessions."""
-    archiver = Archiver(spool, "4299", "127.0.0.1", LocalFolder(tmp_path / "icom"), live=False)
+    archiver = Archiver(spool, "4299", "127.0.0.1", LocalFolder(tmp_path / "icom").make_root(), live=False)
     done: list[Archived] = []
     ending = threading.Event()
 

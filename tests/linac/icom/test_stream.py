@@ -352,3 +352,13 @@ def test_a_closed_stream_refuses_more() -> None:
 def test_split_reads_a_recorded_session(treating: Callable[..., bytes]) -> None:
     sent = [treating(i, 0.5 * i) for i in range(30)]
     assert [message.raw for message in split(b"".join(sent))] == sent
+
+
+@pytest.mark.parametrize("data", ["text", None, 7, [b"x"]])
+def test_what_is_not_bytes_is_refused_with_advice(data: object) -> None:
+    with pytest.raises(TypeError, match="bytes as they came"):
+        MessageStream().feed(data)  # type: ignore[arg-type]
+
+
+def test_any_kind_of_bytes_is_taken() -> None:
+    assert MessageStream().feed(bytearray(b"abc")) == MessageStream().feed(memoryview(b"abc")) == []

@@ -61,7 +61,7 @@ def logs(make_log: Callable[..., bytes]) -> list[Log]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Folder]:
-    with connect(tmp_path / "records") as opened:
+    with connect(tmp_path / "records").make_root() as opened:
         yield opened
 
 

@@ -5,13 +5,12 @@ import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import pytest
 
 from linac.errors import DamagedError, StorageError
 from linac.index import Index, Log
-from linac.index.exclusive import create
 from linac.transport import Entry, Folder, LocalFolder, connect
 
 
@@ -59,8 +58,18 @@ class FailingFolder(Folder):
     def open(self, name: str, mode: str = "rb") -> IO[bytes]:
         return self._alive().open(name, mode)
 
-    def fetch(self, name: str, local: Path) -> None:
-        self._alive().fetch(name, local)
+    def fetch(self, name: str, local: Path, verify: Callable[[Path], None] | None = None) -> bool:
+        return self._alive().fetch(name, local, verify)
+
+    def make_root(self) -> Self:
+        self._alive().make_root()
+        return self
+
+    def sweep(self, name: str = "", older_seconds: float = 0) -> int:
+        return int(self._change(lambda: self._real.sweep(name, older_seconds), name))
+
+    def below(self, name: str) -> Folder:
+        return self._alive().below(name)
 
     def free(self) -> int:
         return self._alive().free()
@@ -82,9 +91,9 @@ class FailingFolder(Folder):
 
     def create(self, name: str, data: bytes) -> bool:
         if self._torn and self.left == 1:
-            create(self._real, name, b"")  # made, and never filled
+            self._real.create(name, b"")  # made, and never filled
             self.tore = True
-        return bool(self._change(lambda: create(self._real, name, data), name))
+        return bool(self._change(lambda: self._real.create(name, data), name))
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +153,7 @@ def check_end(index: Index, rows: dict[str, int], look: Callable[..., Any]) -> N
 @pytest.fixture
 def begun(tmp_path: Path, parts: tuple[list[Log], list[Log]]) -> Path:
     """A records root that holds what was before."""
-    with connect(tmp_path / "begun") as folder:
+    with connect(tmp_path / "begun").make_root() as folder:
         Index(folder).add("4299", parts[0])
     return tmp_path / "begun"
 
@@ -152,7 +161,7 @@ def begun(tmp_path: Path, parts: tuple[list[Log], list[Log]]) -> Path:
 @pytest.fixture
 def rows(tmp_path: Path, parts: tuple[list[Log], list[Log]]) -> dict[str, int]:
     """How many rows each log has in the end."""
-    with connect(tmp_path / "undisturbed") as folder:
+    with connect(tmp_path / "undisturbed").make_root() as folder:
         index = Index(folder)
         index.add("4299", [*parts[0], *parts[1]])
         frame = index.deliveries(columns=["sha256", "rows"])
@@ -204,6 +213,33 @@ def test_after_power_cuts_in_the_recovery_too_a_later_run_completes_the_index(
     assert died > 10
     with connect(begun) as folder:
         check_end(patient(folder), rows, look)
+
+
+def test_after_a_power_cut_while_samples_are_packed_harder_the_next_run_packs_the_rest(
+    tmp_path: Path, begun: Path, parts: Any, rows: dict[str, int], look: Callable[..., Any]
+) -> None:
+    with connect(begun) as folder:
+        patient(folder).add("4299", parts[1])
+        unpacked = {path: path.read_bytes() for path in begun.rglob("samples-*.parquet")}
+    for step in range(1, 100):
+        root = tmp_path / str(step)
+        shutil.copytree(begun, root)
+        try:
+            unhurried(FailingFolder(root, step)).repack()
+            failed = False
+        except PowerCutError:
+            failed = True
+        check_between(root, set(rows), rows, look)
+        with connect(root) as folder:
+            again = patient(folder)
+            again.repack()
+            check_end(again, rows, look)
+            assert all((root / path.relative_to(begun)).read_bytes() != data for path, data in unpacked.items())
+            assert folder.list("TRF/repack/*") == []
+        if not failed:
+            assert step > 15, "the power should have failed more often"
+            return
+    pytest.fail("packing never came to its end")
 
 
 def test_after_a_storage_error_at_any_change_the_next_run_completes_the_index(

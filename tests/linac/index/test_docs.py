@@ -1,6 +1,5 @@
-"""The pages about the index are true: every example runs, and every column is in the dictionary as the files have it."""
+"""The data dictionary is true: it has every column, as the files have it. (tests/launch/test_pictures.py runs the examples.)"""
 
-import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,7 +16,7 @@ from linac.transport import connect
 @pytest.fixture
 def records(tmp_path: Path, make_log: Callable[..., bytes]) -> Path:
     """Three arcs of a prostate course on 4299, and others."""
-    with connect(tmp_path / "records") as folder:
+    with connect(tmp_path / "records").make_root() as folder:
         index = Index(folder)
         course = [
             Log(
@@ -30,27 +29,6 @@ def records(tmp_path: Path, make_log: Callable[..., bytes]) -> Path:
         index.add("4299", [*course, Log("4.trf", make_log(4, start=datetime(2026, 2, 1, tzinfo=UTC)), "SDD+1.zip")])
         index.add("2694", [Log("5.trf", make_log(5, start=datetime(2026, 1, 9, tzinfo=UTC)), "SDD+1.zip")])
     return tmp_path / "records"
-
-
-def examples(page: Path) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-
-
-def test_the_examples_of_find_a_delivery_run_one_after_the_other(
-    project: Path, records: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    names: dict[str, object] = {}
-    blocks = examples(project / "docs" / "find-a-delivery.md")
-    assert len(blocks) > 10
-    assert blocks[0].startswith("TRF = ")
-    for block in [f"TRF = {(records / 'TRF').as_posix()!r}", *blocks[1:]]:
-        exec(compile(block, "find-a-delivery.md", "exec"), names)
-    out = capsys.readouterr().out
-    assert out.count("Prostate arc") >= 3 + 3 + 3
-    assert "Radiation On" in out
-    assert "leaf 40 of Y1 moved from" in out
-    assert "2026-01-05 10:00:00" in out  # the site's clock
-    assert names["log"] == (records / "TRF/raw/4299/2026/01/0.trf").read_bytes()
 
 
 def test_the_dictionary_has_every_column_as_the_files_have_it(project: Path) -> None:

@@ -63,7 +63,7 @@ def add(records: Folder, raw: Sequence[bytes], stamp: str = STAMP, **more: Any) 
 
 @pytest.fixture
 def records(tmp_path: Path) -> Folder:
-    return connect(tmp_path / "records")
+    return connect(tmp_path / "records").make_root()
 
 
 def read(records: Folder, tree: str) -> pd.DataFrame:
@@ -426,7 +426,7 @@ def test_whatever_a_crash_interrupts_is_found_missing_and_mended(records: Folder
     repair(records, "4299")
     assert missing(records, "4299") == []
     mended = in_place(records)
-    add_session(connect(Path(records.location) / "other"), "4299", name, records.read(name), STAMP)
+    add_session(connect(Path(records.location) / "other").make_root(), "4299", name, records.read(name), STAMP)
     assert mended == in_place(connect(Path(records.location) / "other"))
     assert not list((Path(records.location) / "iCom" / "pending").iterdir())
 

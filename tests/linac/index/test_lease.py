@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from linac.errors import AlreadyRunningError, StorageError
-from linac.index.exclusive import create
 from linac.index.lease import Lease
 from linac.transport import Folder, connect
 
@@ -23,8 +22,8 @@ def held(folder: Folder) -> bool:
 
 
 def test_a_file_is_made_only_if_it_is_not_there(folder: Folder) -> None:
-    assert create(folder, "a/b.txt", b"first")
-    assert not create(folder, "a/b.txt", b"second")
+    assert folder.create("a/b.txt", b"first")
+    assert not folder.create("a/b.txt", b"second")
     assert folder.read("a/b.txt") == b"first"
 
 
@@ -34,7 +33,7 @@ def test_of_many_who_make_a_file_one_does(folder: Folder) -> None:
 
     def run(number: int) -> None:
         start.wait()
-        if create(folder, "one", str(number).encode()):
+        if folder.create("one", str(number).encode()):
             made.append(number)
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(8)]
@@ -125,7 +124,7 @@ def test_one_who_died_while_taking_over_is_outlived_too(folder: Folder) -> None:
         if mark is None:
             import hashlib
 
-            create(folder, f"TRF/writer.lease.{hashlib.sha256(text).hexdigest()[:12]}-{claim}", b"dead")
+            folder.create(f"TRF/writer.lease.{hashlib.sha256(text).hexdigest()[:12]}-{claim}", b"dead")
     with lease(folder) as third:
         third.keep()
     assert folder.list("TRF/*") == []

@@ -5,11 +5,14 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from linac.index import Index
 from linac.index.__main__ import main
+from linac.transport import Entry, connect
 
 
 @pytest.fixture
@@ -29,6 +32,7 @@ def sources(tmp_path: Path, make_log: Callable[..., bytes]) -> Path:
 
 @pytest.fixture
 def root(tmp_path: Path) -> str:
+    (tmp_path / "records").mkdir()
     return str(tmp_path / "records")
 
 
@@ -122,6 +126,34 @@ def test_a_wrong_serial_or_hash_is_said(root: str, tmp_path: Path, capsys: pytes
     assert main(["add", root, "--machine", "a/b", str(tmp_path)]) == 1
     assert main(["find", root, "--hash", "xyz"]) == 1
     assert "cannot name a folder" in capsys.readouterr().err
+
+
+def test_damaged_backups_are_listed_and_dismissed(root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with connect(root) as folder:
+        index = Index(folder)
+        entries = [Entry(f"SDD+{number}.zip", number, datetime(2026, 1, number, tzinfo=UTC)) for number in (1, 2)]
+        for each in entries:
+            index.mark_damaged("4299", each, "It is cut short.")
+        assert index.new_backups("4299", entries) == []
+        assert not index.is_done("4299", entries[0])
+        assert main(["dismiss", root, "--machine", "4299"]) == 0
+        assert capsys.readouterr().out.count("It is cut short.") == 2
+        assert main(["dismiss", root, "--machine", "4299", "--backup", "SDD+1.zip"]) == 0
+        assert main(["dismiss", root, "--machine", "4299", "--backup", "SDD+1.zip"]) == 1
+        assert "There are: SDD+2.zip." in capsys.readouterr().err
+        assert [backup.name for backup in index.damaged_backups("4299")] == ["SDD+2.zip"]
+        assert [(backup.name, backup.dismissed) for backup in index.backups("4299")] == [("SDD+1.zip", "It is cut short.")]
+        assert index.new_backups("4299", entries) == []
+
+
+@pytest.mark.parametrize("command", [["find"], ["verify"], ["compact"], ["retry", "--machine", "4299"]])
+def test_a_root_that_is_not_there_is_said_and_not_made(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = tmp_path / "unplugged"
+    assert main([command[0], str(where), *command[1:]]) == 1
+    assert "not there" in capsys.readouterr().err
+    assert not where.exists()
 
 
 def test_columns_are_printed_as_the_data_dictionary_has_them(capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ from linac.transport import connect
 root, names, stale = Path(sys.argv[1]), sys.argv[2].split(), float(sys.argv[3])
 print("ready", flush=True)
 sys.stdin.readline()
-with connect(root / "records") as folder:
+with connect(root / "records").make_root() as folder:
     index = Index(folder, batch_bytes=60_000, stale_seconds=stale, wait_seconds=60)
     added = index.add("4299", (Log(name, (root / name).read_bytes(), "SDD+1.zip") for name in names))
 print(added.indexed, added.duplicates, flush=True)
@@ -97,7 +97,7 @@ def test_runs_killed_at_any_time_leave_nothing_twice_and_nothing_out(
 def test_readers_are_undisturbed_while_files_grow(tmp_path: Path, make_log: Callable[..., bytes]) -> None:
     """Plain pandas in a loop, while another process adds batch after batch to the same two files: never an error, never less."""
     write_logs(tmp_path, make_log, range(60))
-    with connect(tmp_path / "records") as folder:
+    with connect(tmp_path / "records").make_root() as folder:
         Index(folder).add("4299", [Log("first.trf", make_log(99, rows=10))])
     run = start(tmp_path, range(60))
     go(run)

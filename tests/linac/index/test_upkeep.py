@@ -8,8 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from linac.errors import SetupError
-from linac.index import Index, Log, deliveries
+from linac.errors import DamagedError, SetupError
+from linac.index import Index, Log, deliveries, parquet, upkeep
+from linac.index.repack import repacked
 from linac.transport import Folder
 
 FILE = "TRF/deliveries/machine=4299/month=2026-01/deliveries-4299-2026-01.parquet"
@@ -76,46 +77,123 @@ def test_a_file_of_newer_software_is_left_alone(old: Index) -> None:
     assert old.folder.read(FILE) == sink.getvalue()
 
 
-def test_the_samples_of_months_that_are_over_are_made_smaller(
-    index: Index, samples: Path, make_log: Callable[..., bytes]
-) -> None:
-    index.add("2694", [Log(path.name, path.read_bytes()) for path in sorted(samples.glob("*.trf"))])
-    index.add("2694", [Log("now.trf", make_log(1, start=datetime.now(UTC)))])
-    before = {path: path.stat().st_size for path in Path(index.folder.location).rglob("samples-*.parquet")}
+# Packing harder
+
+
+def _sizes(index: Index) -> dict[str, int]:
+    root = Path(index.folder.location)
+    return {path.relative_to(root).as_posix(): path.stat().st_size for path in root.rglob("samples-*.parquet")}
+
+
+def test_the_real_samples_take_less_than_a_sixth_once_packed_harder_and_are_the_same(index: Index, samples: Path) -> None:
+    logs = [Log(path.name, path.read_bytes()) for path in sorted(samples.glob("*.trf"))]
+    index.add("2694", logs)
+    before = _sizes(index)
     frames = {sha256: index.samples(sha256) for sha256 in index.deliveries()["sha256"]}
-    assert index.compact().smaller == []
-    done = index.compact(smaller=True)
-    after = {path: path.stat().st_size for path in before}
-    assert sorted(done.smaller) == sorted(
-        path.relative_to(index.folder.location).as_posix() for path in list(before) if "/month=201" in path.as_posix()
-    )
-    assert sum(before.values()) - sum(after.values()) == done.saved_bytes
-    assert done.saved_bytes > 0.1 * sum(before.values())
+    done = index.repack()
+    after = _sizes(index)
+    assert sorted(done.files) == sorted(before)
+    assert (done.bytes_before, done.bytes_after) == (sum(before.values()), sum(after.values()))
+    assert (done.problems, done.months_left) == ([], 0)
+    assert sum(after.values()) * 6 < sum(len(log.data) for log in logs)
     assert index.verify(values=True).problems == []
     for sha256, frame in frames.items():
         pd.testing.assert_frame_equal(index.samples(sha256), frame)
-    assert index.compact(smaller=True).smaller == []
 
 
-def test_a_file_that_was_made_smaller_is_not_continued(index: Index, make_log: Callable[..., bytes]) -> None:
-    index.add("4299", [Log("1.trf", make_log(1, start=datetime(2020, 5, 5, tzinfo=UTC)))])
-    (name,) = index.compact(smaller=True).smaller
-    data = index.folder.read(name)
-    for number in (2, 3):
-        index.add("4299", [Log(f"{number}.trf", make_log(number, start=datetime(2020, 5, 6, tzinfo=UTC)))])
-    assert index.folder.read(name) == data
-    assert len(index.folder.list("TRF/samples/machine=4299/month=2020-05/*.parquet")) == 2
-    assert index.verify(values=True).problems == []
-
-
-@pytest.mark.parametrize("harm", ["gone", "changed"])
-def test_samples_whose_raw_logs_are_not_as_they_were_are_left_alone(
-    index: Index, make_log: Callable[..., bytes], harm: str
+def test_packing_harder_does_only_what_is_new_and_costs_two_listings_if_nothing_is(
+    index: Index, make_log: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    index.add("4299", [Log(f"{n}.trf", make_log(n, start=datetime(2020, 5, 5, n, tzinfo=UTC))) for n in range(2)])
-    raw = "TRF/raw/4299/2020/05/1.trf"
-    if harm == "gone":
-        index.folder.remove(raw)
-    else:
-        index.folder.write(raw, make_log(7))
+    index.add("4299", [Log(f"{n}.trf", make_log(n)) for n in range(3)])
+    (name,) = index.repack().files
+    first = index.folder.read(name)
+    body = len(first) - 8 - int.from_bytes(first[-8:-4], "little")
+    index.add("4299", [Log(f"{n}.trf", make_log(n)) for n in range(3, 5)])
+    assert len(_sizes(index)) == 1, "a file that was packed harder is continued"
+    assert index.folder.read(name)[:body] == first[:body]
+    assert index.repack().files == [name]
+    assert index.folder.read(name)[:body] == first[:body]
+    assert index.verify(values=True).problems == []
+    assert len(index.deliveries()) == 5
+
+    calls: list[str] = []
+    listed = index.folder.list
+    monkeypatch.setattr(index.folder, "list", lambda pattern="*": (calls.append(pattern), listed(pattern))[1])
+    monkeypatch.setattr(index.folder, "read", lambda name: pytest.fail(f"{name} was read"))
+    assert index.repack().files == []
+    assert calls == ["TRF/pending/*", "TRF/repack/*"]
+
+
+def test_without_time_the_rest_is_left_for_the_next_call(index: Index, make_log: Callable[..., bytes]) -> None:
+    for month in (1, 2, 3):
+        index.add("4299", [Log(f"{month}.trf", make_log(month, start=datetime(2020, month, 5, tzinfo=UTC)))])
+    none = index.repack(seconds=0)
+    assert (none.files, none.months_left) == ([], 3)
+    seen: list[int] = []
+    every = index.repack(progress=lambda done: seen.append(done.months_left))
+    assert (len(every.files), every.months_left, seen) == (3, 0, [2, 1, 0])
+
+
+def test_a_file_that_grew_meanwhile_is_left_as_it_grew(
+    index: Index, make_log: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.add("4299", [Log("1.trf", make_log(1))])
+    real = upkeep.repacked
+
+    def meanwhile(old: bytes, name: str) -> bytes | None:
+        new = real(old, name)
+        if len(index.deliveries()) == 1:
+            index.add("4299", [Log("2.trf", make_log(2))])
+        return new
+
+    monkeypatch.setattr(upkeep, "repacked", meanwhile)
+    assert index.repack().files == []
+    assert index.verify(values=True).problems == []
+    assert len(index.repack().files) == 1, "its month is marked still"
+    assert index.verify(values=True).problems == []
+    assert len(index.deliveries()) == 2
+
+
+def test_a_damaged_page_is_told_and_left_as_it_is(index: Index, make_log: Callable[..., bytes]) -> None:
+    index.add("4299", [Log("1.trf", make_log(1))])
+    (name,) = _sizes(index)
+    data = bytearray(index.folder.read(name))
+    place = data.index(b"\x28\xb5\x2f\xfd") + 20  # within the first zstd frame
+    data[place] ^= 0xFF
+    index.folder.write(name, bytes(data))
+    done = index.repack()
+    assert done.files == []
+    (problem,) = done.problems
+    assert "checksum" in problem
+    assert index.folder.read(name) == bytes(data)
+
+
+@pytest.mark.parametrize("cut", [0, 3, 11, 50])
+def test_what_is_no_samples_file_is_told(cut: int) -> None:
+    with pytest.raises(DamagedError, match=r"x\.parquet"):
+        repacked(b"PAR1" + bytes(range(200))[:cut], "x.parquet")
+
+
+def test_compact_packs_everything_harder_if_asked(index: Index, make_log: Callable[..., bytes]) -> None:
+    index.add("4299", [Log("1.trf", make_log(1))])
+    (name,) = _sizes(index)
+    for entry in index.folder.list("TRF/repack/*"):  # as in an index that was made before there were marks
+        index.folder.remove(f"TRF/repack/{entry.name}")
+    assert index.repack().files == []
+    assert index.compact().smaller == []
+    done = index.compact(smaller=True)
+    assert done.smaller == [name]
+    assert done.saved_bytes > 0
     assert index.compact(smaller=True).smaller == []
+
+
+def test_chunks_of_several_pages_are_packed_harder_too(
+    index: Index, make_log: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet, "PAGE_ROWS", 48)
+    data = make_log(1, rows=500)
+    index.add("4299", [Log("1.trf", data)])
+    before = index.samples(hashlib.sha256(data).hexdigest())
+    assert len(index.repack().files) == 1
+    assert index.verify(values=True).problems == []
+    pd.testing.assert_frame_equal(index.samples(hashlib.sha256(data).hexdigest()), before)

@@ -6,13 +6,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from linac import trf
+from linac.errors import StorageError
 from linac.index import Index, Log, deliveries
 from linac.index import samples as samples_files
 from linac.index.verify import as_json
-from linac.transport import Entry
+from linac.transport import Entry, connect
 
 
 @pytest.fixture
@@ -124,6 +126,62 @@ def test_files_that_cannot_be_read(sound: Index, pattern: str) -> None:
     name = one(sound, pattern)
     sound.folder.write(name, b"damaged")
     assert name in problems(sound)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
+@pytest.mark.parametrize("pattern", [JANUARY, ROWS, "catalogue/2026.parquet"])
+def test_a_torn_parquet_file(sound: Index, pattern: str, share: float) -> None:
+    name = one(sound, pattern)
+    data = sound.folder.read(name)
+    sound.folder.write(name, data[: int(len(data) * share)])
+    assert name in problems(sound)
+
+
+@pytest.mark.parametrize("pattern", [JANUARY, ROWS])
+def test_a_file_of_newer_software_is_said_to_be_newer(sound: Index, pattern: str) -> None:
+    name = one(sound, pattern)
+    with sound.folder.open(name) as stream:
+        file = pq.ParquetFile(stream)
+        metadata = {**file.schema_arrow.metadata, **file.metadata.metadata, b"linac.index.version": b"99"}
+        table = file.read().replace_schema_metadata(metadata)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    sound.folder.write(name, sink.getvalue().to_pybytes())
+    assert "written by a newer version" in problems(sound)
+
+
+@pytest.mark.parametrize("pattern", [JANUARY, ROWS])
+def test_what_somebody_put_beside_the_files(sound: Index, pattern: str) -> None:
+    where = one(sound, pattern).rpartition("/")[0]
+    sound.folder.write(f"{where}/.DS_Store", b"readers leave that out")
+    assert sound.verify().ok
+    sound.folder.write(f"{where}/Copy of notes.xlsx", b"?")
+    assert f"{where}/Copy of notes.xlsx is not of the index" in problems(sound)
+
+
+def test_a_share_that_is_away_is_not_a_sound_index(sound: Index, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="not there"):
+        Index(connect(tmp_path / "unplugged")).verify()
+    (tmp_path / "mount point").mkdir()
+    assert "holds no index" in problems(Index(connect(tmp_path / "mount point")))
+
+
+def test_a_log_in_quarantine_without_its_reason(sound: Index) -> None:
+    (item,) = sound.quarantined("4299")
+    sound.folder.remove(item.file + ".reason.txt")
+    assert "has no reason beside it" in problems(sound)
+    sound.retry("4299")
+    assert sound.verify().ok
+
+
+def test_damaged_backups_are_counted_and_their_notes_are_read(sound: Index) -> None:
+    sound.mark_damaged("4299", Entry("SDD+2.zip", 1, datetime(2026, 1, 2, tzinfo=UTC)), "It is cut short.")
+    report = sound.verify()
+    assert report.ok
+    assert (report.backups, report.damaged_backups) == (1, 1)
+    name = one(sound, "backups/4299/*.damaged")
+    sound.folder.write(name, b"?")
+    assert f"{name} is damaged" in problems(sound)
 
 
 def test_a_bit_that_turned_over_in_the_rows(sound: Index) -> None:

@@ -89,3 +89,17 @@ def test_a_folder_that_cannot_be_read_ends_it_with_advice(tmp_path: Path, capsys
         for name, handler in before.items():
             signal.signal(getattr(signal, name), handler)
     assert "Check the path" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("speed", ["0", "-1", "nan", "fast"])
+def test_a_speed_that_cannot_be_is_refused(speed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--port", "0", "--speed", speed])
+    assert ended.value.code == 2
+    assert "greater than 0" in capsys.readouterr().err
+
+
+def test_logs_without_a_backup_to_put_them_into_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--port", "0", "--trf", str(tmp_path)])
+    assert "--backup DIR" in capsys.readouterr().err

@@ -1,21 +1,21 @@
-"""A local folder behind the interface that shares will have too."""
+"""What local folders alone can show, and which kind of folder a path means."""
 
 import os
-import threading
-from datetime import UTC, datetime, timedelta
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from linac.errors import SetupError, StorageError
-from linac.transport import LocalFolder, connect
+from linac.transport import Credentials, LocalFolder, connect
 from linac.transport import paths as paths_module
-from linac.transport.paths import split_name
+from linac.transport.paths import extended_path, split_name
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> LocalFolder:
-    return LocalFolder(tmp_path / "Physik Räume")
+    return LocalFolder(tmp_path / "Physik Räume").make_root()
 
 
 class TestNames:
@@ -30,41 +30,7 @@ class TestNames:
 
 
 class TestLocalFolder:
-    def test_what_is_written_is_read_listed_found_and_removed(self, folder: LocalFolder) -> None:
-        folder.write("TRF/raw/4299/Müller 1.trf", b"log")
-        assert folder.read("TRF\\raw\\4299\\Müller 1.trf") == b"log"
-        (entry,) = folder.list("TRF/raw/4299/*.trf")
-        assert (entry.name, entry.size, entry.is_folder) == ("Müller 1.trf", 3, False)
-        assert abs(datetime.now(UTC) - entry.modified) < timedelta(minutes=1)
-        assert folder.find("TRF/raw/4299/Müller 1.trf") == entry
-        folder.remove("TRF/raw/4299/Müller 1.trf")
-        folder.remove("TRF/raw/4299/Müller 1.trf")
-        assert folder.find("TRF/raw/4299/Müller 1.trf") is None
-
-    def test_a_name_with_wildcard_letters_is_found_as_itself(self, folder: LocalFolder) -> None:
-        folder.write("[ICOM_ 7].trf", b"")
-        folder.write("I.trf", b"")
-        found = folder.find("[ICOM_ 7].trf")
-        assert found is not None
-        assert found.name == "[ICOM_ 7].trf"
-
-    def test_folders_are_listed_with_size_zero(self, folder: LocalFolder) -> None:
-        folder.make("a/b")
-        assert [(entry.name, entry.size, entry.is_folder) for entry in folder.list("a/*")] == [("b", 0, True)]
-
-    def test_a_missing_folder_lists_empty_but_does_not_pass_a_check(self, folder: LocalFolder) -> None:
-        assert folder.list("SDD+*.zip") == []
-        with pytest.raises(StorageError, match="it is not there"):
-            folder.check()
-
-    def test_fetch_and_store_bring_whole_files_with_their_time(self, folder: LocalFolder, tmp_path: Path) -> None:
-        here = tmp_path / "here.bin"
-        here.write_bytes(os.urandom(3 << 20))
-        os.utime(here, (1_700_000_000, 1_700_000_000))
-        folder.store(here, "deep/there.bin")
-        folder.fetch("deep/there.bin", tmp_path / "back" / "again.bin")
-        assert (tmp_path / "back" / "again.bin").read_bytes() == here.read_bytes()
-        assert folder.list("deep/*")[0].modified == datetime.fromtimestamp(1_700_000_000, UTC)
+    """What every folder does is in test_folders.py."""
 
     def test_a_write_that_fails_leaves_the_old_file_and_no_part(
         self, folder: LocalFolder, monkeypatch: pytest.MonkeyPatch
@@ -79,11 +45,6 @@ class TestLocalFolder:
             folder.write("status.json", b"new")
         assert folder.read("status.json") == b"old"
         assert [path.name for path in folder.path.iterdir()] == ["status.json"]
-
-    def test_parts_of_a_write_cut_by_a_power_failure_are_not_listed(self, folder: LocalFolder) -> None:
-        folder.make()
-        (folder.path / "a.parquet.part-0badc0de").write_bytes(b"half")
-        assert folder.list() == []
 
     def test_replacing_is_tried_again_while_somebody_has_the_target_open(
         self, folder: LocalFolder, monkeypatch: pytest.MonkeyPatch
@@ -103,43 +64,62 @@ class TestLocalFolder:
         assert folder.read("a") == b"1"
         assert len(calls) == 4
 
-    def test_readers_see_the_old_or_the_new_file_and_never_a_part(self, folder: LocalFolder) -> None:
-        contents = {letter * 200_000 for letter in (b"a", b"b")}
-        folder.write("live.txt", min(contents))
-        stop = threading.Event()
-        seen: set[bytes] = set()
-
-        def reader() -> None:
-            while not stop.is_set():
-                seen.add(folder.read("live.txt"))
-
-        thread = threading.Thread(target=reader)
-        thread.start()
-        for _ in range(40):
-            for content in contents:
-                folder.write("live.txt", content)
-        stop.set()
-        thread.join(10)
-        assert seen <= contents
-
-    def test_files_are_never_opened_for_writing_in_place(self, folder: LocalFolder) -> None:
-        with pytest.raises(ValueError, match="write\\(\\) or store\\(\\)"):
-            folder.open("a", "wb")
-
-    def test_free_space_is_told_in_bytes(self, tmp_path: Path) -> None:
-        assert LocalFolder(tmp_path).free() > 1 << 20
+    @pytest.mark.parametrize(
+        ("path", "extended"),
+        [
+            ("C:\\a\\" + "b" * 300, "\\\\?\\C:\\a\\" + "b" * 300),
+            ("\\\\nss\\Backup\\" + "b" * 300, "\\\\?\\UNC\\nss\\Backup\\" + "b" * 300),
+            ("\\\\?\\C:\\" + "b" * 300, "\\\\?\\C:\\" + "b" * 300),
+            ("C:\\short", "C:\\short"),
+        ],
+    )
+    def test_windows_takes_long_paths_in_a_form_of_their_own(self, path: str, extended: str) -> None:
+        assert extended_path(path) == extended
 
 
 class TestConnect:
-    def test_a_relative_path_is_refused(self) -> None:
+    @pytest.mark.parametrize("path", ["records", "./records", "..\\records", "D:records", ""])
+    def test_a_relative_path_is_refused(self, path: str) -> None:
         with pytest.raises(SetupError, match="not an absolute path"):
-            connect("records")
+            connect(path)
 
     @pytest.mark.skipif(os.name == "nt", reason="Windows opens UNC paths by itself")
-    def test_a_unc_path_that_the_system_cannot_open_is_refused_with_advice(self) -> None:
-        with pytest.raises(SetupError, match="Mount the share"):
-            connect(r"\\192.168.17.40\Backup\TCS")
+    @pytest.mark.parametrize("path", [r"\\192.168.17.40\Backup\TCS", "//nss/Backup"])
+    def test_a_unc_path_that_the_system_cannot_open_is_refused_with_advice(self, path: str) -> None:
+        with pytest.raises(SetupError, match="mount the share"):
+            connect(path)
 
     def test_an_absolute_path_is_a_folder(self, tmp_path: Path) -> None:
         with connect(tmp_path) as folder:
             assert folder.location == str(tmp_path)
+            assert isinstance(folder, LocalFolder)
+
+    @pytest.mark.parametrize("path", [r"\\nss", r"\\nss\\", "//nss", "//nss/"])
+    def test_a_server_without_a_share_is_refused(self, path: str) -> None:
+        with pytest.raises(SetupError, match="names a server but no share"):
+            connect(path)
+
+    def test_a_path_that_leaves_its_share_is_refused(self) -> None:
+        with pytest.raises(SetupError, match=r"holds '[.][.]'"):
+            connect(r"\\nss\Backup\..\C$", Credentials("a", "b"))
+
+    def test_a_unc_path_with_an_account_is_a_folder_by_smb_and_nothing_is_connected_yet(self) -> None:
+        for path in (r"\\no-such.invalid\Backup\TCS\\a b", "//no-such.invalid/Backup/TCS/a b/"):
+            with connect(path, Credentials("a", "b")) as folder:
+                assert folder.location == r"\\no-such.invalid\Backup\TCS\a b"
+
+    def test_an_account_for_a_local_folder_is_a_mistake(self, tmp_path: Path) -> None:
+        for more in ({"credentials": Credentials("a", "b")}, {"port": 1445}, {"gateway": object()}):
+            with pytest.raises(SetupError, match="Leave them out"):
+                connect(tmp_path, **more)  # type: ignore[arg-type]
+
+
+def test_recording_needs_no_smbprotocol(project: Path) -> None:
+    """`linac.capture` runs with the standard library alone."""
+    script = "import sys, linac.capture, linac.transport, linac.transport.records; print(sorted(sys.modules))"
+    found = subprocess.run(
+        [sys.executable, "-S", "-c", script], cwd=project, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "linac.transport.paths" in found.stdout
+    for package in ("smbprotocol", "paramiko", "cryptography", "linac.transport.smb"):
+        assert f"'{package}'" not in found.stdout

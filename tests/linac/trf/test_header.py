@@ -126,16 +126,17 @@ def damaged(at: int, kind: str, value: float) -> bytes:
     ("data", "offset", "expected", "found"),
     [
         (b"", 0, "the length of the start", "end of the file after 0 bytes"),
-        (b"\xff\xff\xff\xff\xff\x01", 0, "the length of the start", "does not end"),
-        (b"\xff\xff\xff\xff\x07" + bytes(100), 0, "at most 65536 bytes", "2147483647"),
-        (b"\x03abc" + SMALL, 1, "UTC start", "'abc'"),
-        (small(start="17/13/19 21:59:24 Z"), 1, "UTC start", "month must be in 1..12"),
-        (small(start="17/02/30 21:59:24 Z"), 1, "UTC start", "30"),
-        (small(start="x" * 100), 1, "UTC start", "...'"),
-        (small(start="\x1b[2J"), 1, "UTC start", r"\x1b"),
-        (small(offset="10"), 21, "UTC offset", "'10'"),
-        (small(offset="+24:00"), 21, "UTC offset", "+24:00"),
-        (small(offset="+10:60"), 21, "UTC offset", "+10:60"),
+        (b"\xff\xff\xff\xff\xff\x01", 0, "UTC start", "other binary data"),
+        (b"\xff\xff\xff\xff\x07" + bytes(100), 0, "UTC start", "other binary data"),
+        (b"\x03abc" + SMALL, 1, "UTC start", "a string like 'xxx'"),
+        (small(start="17/13/19 21:59:24 Z"), 1, "UTC start", "no calendar or clock has"),
+        (small(start="17/02/30 21:59:24 Z"), 1, "UTC start", "no calendar or clock has"),
+        (small(start="4/19/17 9:59:24 PM"), 1, "UTC start", "a string like '9/99/99 9:99:99 xx'"),
+        (small(start="x" * 100), 1, "UTC start", "xxx'"),
+        (small(start="\x1b[2J"), 1, "UTC start", "a string like 'x[9x'"),
+        (small(offset="10"), 21, "UTC offset", "2 characters that are none"),
+        (small(offset="+24:00"), 21, "UTC offset", "6 characters that are none"),
+        (small(offset="+10:60"), 21, "UTC offset", "6 characters that are none"),
         (damaged(46, "<d", float("nan")), 46, "prescribed MU", "nan"),
         (damaged(46, "<d", float("inf")), 46, "prescribed MU", "inf"),
         (damaged(54, "<i", 0), 54, "version 1, 2, 3 or 4", "version 0"),
@@ -207,3 +208,48 @@ class TestRealHeaders:
         assert self.header(samples, "INT4 18_12_12 08_21_44 Z [ICOM_ 7_03_2018 15_16_23] D Abut..trf") == (
             *("2018-12-12T08:21:44+00:00", offset, "", "[ICOM: 7/03/2018 15:16:23] D Abut.", "9002", 40.0, 3),
         )
+
+
+NAME = "INVENTED^PATIENT"
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        (f"Patient name: {NAME}\r\nField: 2-2\r\n".encode(), "text"),
+        (f"{NAME}: a longer text, {NAME} and more of it; ".encode() * 100, "text"),
+        (f"<patient>{NAME}</patient>".encode(), "text"),
+        (NAME.encode("utf-16"), "text in UTF-16"),
+        (bytes(1000), "zeros"),
+        (b"PK\x03\x04" + NAME.encode(), "a zip file"),
+        (b"PAR1" + NAME.encode(), "a Parquet file"),
+        (b"\x1f\x8b\x08" + bytes(30), "a gzip file"),
+        (bytes(range(256)) + NAME.encode(), "other binary data"),
+    ],
+)
+def test_a_file_of_another_kind_is_called_so_and_not_quoted_nor_called_cut(data: bytes, found: str) -> None:
+    with pytest.raises(TrfError) as caught:
+        parse_header(data)
+    assert caught.value.found == found
+    for part in (NAME, "Patient", "INVENT", "cut"):
+        assert part not in str(caught.value)
+
+
+@pytest.mark.parametrize("end", range(len(SMALL)))
+def test_no_error_of_a_damaged_header_quotes_its_strings(end: int) -> None:
+    data = small(field=f"2-2/{NAME}", machine=NAME)
+    for damage in (0, 0x20, 0xFF):
+        harmed = data[:end] + bytes([damage]) + data[end + 1 :]
+        for given in (harmed, data[:end]):
+            said = ""
+            try:
+                parse_header(given)
+            except TrfError as error:
+                said = str(error)
+            assert "INVENT" not in said
+
+
+def test_a_trf_that_is_cut_in_its_start_is_called_cut() -> None:
+    for end in range(1, 20):
+        with pytest.raises(TrfError, match="The file was cut while it was copied"):
+            parse_header(SMALL[:end])

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from linac import trf
-from linac.errors import StorageError, TrfError
+from linac.errors import SetupError, StorageError, TrfError
 from linac.trf.export import csv_lines
 from linac.trf.header import parse_header
 from linac.trf.metrics import summarise
@@ -265,3 +266,26 @@ def test_rows_of_random_bits_are_read_as_they_are(make: Make, version: int, seed
 def _row(log: trf.Trf, row: int) -> bytes:
     stamp = b"" if log.timestamp_ms is None else log.timestamp_ms[row].tobytes()
     return stamp + log.counts[row].tobytes()
+
+
+@pytest.mark.parametrize("source", [None, 7, [b"x"], object()])
+@pytest.mark.parametrize("read", [trf.read, trf.read_header])
+def test_what_is_no_source_is_told_so(read: Any, source: Any) -> None:
+    with pytest.raises(SetupError, match=f"not from {type(source).__name__}"):
+        read(source)
+
+
+@pytest.mark.parametrize("read", [trf.read, trf.read_header])
+def test_a_text_that_is_no_path_is_not_shown_in_full(read: Any) -> None:
+    with pytest.raises(StorageError, match=r"nowhere\.trf"):
+        read("nowhere.trf")
+    for text in ("INVENTED^PATIENT\n" * 3, "INVENTED^PATIENT " * 1000, "INVENTED\0PATIENT"):
+        with pytest.raises(StorageError, match="a text of") as caught:
+            read(text)
+        assert "INVENTED" not in str(caught.value)
+
+
+@pytest.mark.parametrize("read", [trf.read, trf.read_header])
+def test_a_file_opened_as_text_is_told_so(read: Any) -> None:
+    with pytest.raises(SetupError, match="text file"):
+        read(io.StringIO("a text"))

@@ -1,0 +1,508 @@
+r"""PyMedPhys's `config.toml`: the entries of a site and its linacs added, updated and removed, all else left as people wrote it.
+
+>>> before = '''# Ask Jane before you change this.
+... [[site]]
+... name = "nbcc"
+...
+...     # the old one
+...     [[site.linac]]
+...     name = "2619"
+...     ip = "192.168.17.39"  # since March
+... '''
+>>> change = update(before, Entry("nbcc", "4299", "192.168.17.40", iview_alias="4299_iView"))
+>>> print(change.diff)
+--- config.toml (is)
++++ config.toml (shall be)
+@@ -6,3 +6,11 @@
+     [[site.linac]]
+     name = "2619"
+     ip = "192.168.17.39"  # since March
++
++    [[site.linac]]
++    name = "4299"
++    ip = "192.168.17.40"
++    samba_ip = "192.168.17.40"
++
++        [site.linac.aliases]
++        iview = "4299_iView"
+>>> update(change.after, Entry("nbcc", "4299", "192.168.17.40")).changed
+False
+
+How. Values in place are replaced by tomlkit, which keeps comments and layout. New lines are put in as text, where a person
+would put them and indented as their neighbours are (tomlkit's own tables would land behind the next table's comments). Then the
+whole is read again and must mean what it meant before, plus the change: a file written in a way that this does not foresee is
+refused, not bent.
+"""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import tomlkit
+from tomlkit.exceptions import TOMLKitError
+
+from linac.errors import SetupError
+from linac.provision.plan import difference
+from linac.transport.paths import Folder
+
+NAME = "config.toml"
+
+UNSAFE = "it is written in a way that this program cannot change safely"
+
+Data = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Entry:
+    r"""One linac and its site as PyMedPhys's apps want to know them. An empty field leaves what the file says.
+
+    `site`: the `[[site]]`'s name; `serial`: the linac's name. `address`: the NSS (`ip`); `samba_address`: where its share
+    `Backup` is reached (`samba_ip`), by default the same. `energies`: as the file lists them. `iview_alias`: what iView calls
+    the linac. `icom`, `icom_live`, `iview`: folders of the site (`[site.export-directories]`: `icom` is the folder of
+    patients). `patients`: a folder for `[icom] patient_directories`. `trf`: `[trf_logfiles] root_directory`. `mosaiq`: keys of
+    `[site.mosaiq]`.
+    """
+
+    site: str
+    serial: str
+    address: str
+    samba_address: str = ""
+    energies: tuple[str, ...] = ()
+    iview_alias: str = ""
+    icom: str = ""
+    icom_live: str = ""
+    iview: str = ""
+    patients: str = ""
+    trf: str = ""
+    mosaiq: Mapping[str, str | int] | None = None
+
+
+@dataclass(frozen=True)
+class Change:
+    """A file's text before and after."""
+
+    before: str
+    after: str
+
+    @property
+    def changed(self) -> bool:
+        return self.before != self.after
+
+    @property
+    def diff(self) -> str:
+        """As `diff -u` shows it; empty where nothing changes."""
+        return difference(NAME, self.before.encode() if self.before else None, self.after.encode())
+
+
+def update(text: str, entry: Entry) -> Change:
+    """`text` with the linac's and its site's entries as `entry` says.
+
+    Raises `SetupError` where it is not understood or contradicts.
+    """
+    for what, value in (("site", entry.site), ("serial", entry.serial), ("address", entry.address)):
+        if not value.strip() or not value.isprintable():
+            raise SetupError(f"The {what} {value!r} cannot stand in PyMedPhys's config.toml. Give a name of printable letters.")
+    data = check(text)
+    _contradictions(data, entry)
+    newline, plain = _unified(text)
+    wanted = _meaning(data, entry)
+    plain = _replaced(plain, data, wanted)
+    try:
+        while (now := tomllib.loads(plain)) != wanted:  # one new table or key at a time: line numbers move
+            before, plain = plain, _one_more(plain, now, wanted)
+            if plain == before:
+                break
+    except tomllib.TOMLDecodeError as error:
+        raise _strange(UNSAFE) from error
+    return _finished(text, plain, newline, wanted)
+
+
+def remove(text: str, serial: str) -> Change:
+    """`text` without that linac, and without the comment that stands right above it; its site stays. Raises `SetupError`."""
+    wanted = deepcopy(check(text))
+    newline, plain = _unified(text)
+    for number, site in enumerate(wanted.get("site", [])):
+        for place, linac in enumerate(site.get("linac", [])):
+            if linac.get("name") != serial:
+                continue
+            lines = plain.splitlines()
+            sections = _sections(lines)
+            own = _nth(sections, ("site", "linac"), number, place)
+            begin, end = own.start, _block_end(lines, sections, own)
+            while begin and lines[begin - 1].strip().startswith("#"):
+                begin -= 1
+            if begin and not lines[begin - 1].strip() and (end == len(lines) or not lines[end].strip()):
+                begin -= 1
+            del lines[begin:end]
+            del site["linac"][place]
+            if not site["linac"]:  # PyMedPhys's apps want the key
+                _insert_key(lines, _nth(_sections(lines), ("site",), number), "linac", [])
+            return _finished(text, "\n".join(lines) + "\n" * plain.endswith("\n"), newline, wanted)
+    return Change(text, text)
+
+
+def check(text: str) -> Data:
+    """What the file says, as plain values. Raises `SetupError` unless it is a configuration of PyMedPhys as we know them."""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SetupError(
+            f"The config.toml cannot be read: {error}. PyMedPhys cannot read it either: mend that place. Nothing was changed."
+        ) from error
+    if "redirect" in data:
+        raise SetupError(f"This config.toml only points to another one: {data['redirect']}. Give that file. Nothing was changed.")
+    if data.get("version", 1) != 1:
+        raise _strange(f"it has version {data['version']}, and only version 1 is known")
+    sites = data.get("site", [])
+    if not _tables(sites):
+        raise _strange("its `site` is not a list of [[site]] tables")
+    names = [site.get("name") for site in sites]
+    if not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
+        raise _strange("its [[site]] tables do not each have a name of their own")
+    for site in sites:
+        if not _tables(site.get("linac", [])):
+            raise _strange(f"site {site['name']}: its `linac` is not a list of [[site.linac]] tables")
+        for key in ("export-directories", "mosaiq"):
+            if not isinstance(site.get(key, {}), dict):
+                raise _strange(f"site {site['name']}: its `{key}` is not a table")
+    linacs = [linac for site in sites for linac in site.get("linac", [])]
+    serials = [linac.get("name") for linac in linacs]
+    if not all(isinstance(serial, str) for serial in serials) or len(set(serials)) != len(serials):
+        raise _strange("its [[site.linac]] tables do not each have a name of their own")
+    if not all(isinstance(linac.get("aliases", {}), dict) for linac in linacs):
+        raise _strange("an `aliases` of a linac is not a table")
+    for table, key in (("icom", "patient_directories"), ("trf_logfiles", "root_directory")):
+        kind = list if key == "patient_directories" else str
+        if not isinstance(data.get(table, {}), dict) or not isinstance(data.get(table, {}).get(key, kind()), kind):
+            raise _strange(f"its [{table}] {key} is not what PyMedPhys wants there")
+    return data
+
+
+def read(folder: Folder, name: str = NAME) -> str:
+    """The file's text; empty if there is none. Raises `StorageError`, and `SetupError` where it is not text."""
+    if folder.find(name) is None:
+        return ""
+    try:
+        return folder.read(name).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise SetupError(
+            f"{folder.location}: {name} is not UTF-8 text. Save it as UTF-8 in an editor. Nothing was changed."
+        ) from error
+
+
+def write(folder: Folder, change: Change, now: datetime, name: str = NAME) -> str:
+    """Replace the file by what `change` says, whole; the name of the backup beside it, or nothing if there is none.
+
+    `now` dates the backup. Raises `StorageError`, and `SetupError` if somebody has changed the file since it was read.
+    """
+    if not change.changed:
+        return ""
+    if read(folder, name) != change.before:
+        raise SetupError(
+            f"{folder.location}: somebody has just changed {name}. Run this again, it then starts from what is there now."
+        )
+    backup = ""
+    if change.before:
+        backup = f"{name}.{now:%Y%m%d-%H%M%S}.bak"
+        number = 1
+        while folder.find(backup) is not None:
+            backup, number = f"{name}.{now:%Y%m%d-%H%M%S}-{number}.bak", number + 1
+        folder.write(backup, change.before.encode())
+    folder.write(name, change.after.encode())
+    return backup
+
+
+def _strange(why: str) -> SetupError:
+    return SetupError(
+        f"This config.toml is not understood: {why}. Nothing was changed. Enter the linac by hand, as its neighbours are entered."
+    )
+
+
+def _tables(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
+
+
+def _contradictions(data: Data, entry: Entry) -> None:
+    for site in data.get("site", []):
+        for linac in site.get("linac", []):
+            if linac["name"] == entry.serial and site["name"] != entry.site:
+                raise SetupError(
+                    f"Linac {entry.serial} is at site {site['name']} in config.toml. Give that site, or remove it there first."
+                )
+            if linac["name"] != entry.serial and linac.get("ip") == entry.address and not _is_here(entry.address):
+                raise SetupError(
+                    f"Linac {linac['name']} has the address {entry.address} in config.toml. One of the two is wrong."
+                )
+
+
+def _is_here(address: str) -> bool:
+    """Several tunnels may end on this computer itself, each at a port of its own."""
+    return address.startswith("127.") or address in ("::1", "localhost")
+
+
+def _meaning(data: Data, entry: Entry) -> Data:
+    """What the file shall say, as plain values."""
+    wanted = deepcopy(data)
+    sites = wanted.setdefault("site", [])
+    site = next((one for one in sites if one["name"] == entry.site), None)
+    if site is None:
+        site = {"name": entry.site}
+        sites.append(site)
+    folders = {"icom": entry.icom, "icom_live": entry.icom_live, "iviewdb": entry.iview}
+    _put(site, "export-directories", {key: value for key, value in folders.items() if value})
+    _put(site, "mosaiq", dict(entry.mosaiq or {}))
+    linacs = site.setdefault("linac", [])
+    linac = next((one for one in linacs if one["name"] == entry.serial), None)
+    samba = entry.samba_address
+    if linac is None:
+        linac = {"name": entry.serial}
+        linacs.append(linac)
+        samba = samba or entry.address
+    elif linac.get("samba_ip") == linac.get("ip") is not None:
+        samba = samba or entry.address  # it was the same, it stays so
+    linac["ip"] = entry.address
+    if samba:
+        linac["samba_ip"] = samba
+    if entry.energies:
+        linac["energies"] = list(entry.energies)
+    _put(linac, "aliases", {"iview": entry.iview_alias} if entry.iview_alias else {})
+    if entry.patients:
+        folder = wanted.setdefault("icom", {}).setdefault("patient_directories", [])
+        if entry.patients not in folder:
+            folder.append(entry.patients)
+    _put(wanted, "trf_logfiles", {"root_directory": entry.trf} if entry.trf else {})
+    return wanted
+
+
+def _put(table: Data, key: str, values: Data) -> None:
+    if values:
+        table.setdefault(key, {}).update(values)
+
+
+def _unified(text: str) -> tuple[str, str]:
+    """How the file ends its lines, and its text with plain line ends if they are all of one kind."""
+    if "\r\n" in text and text.count("\r\n") == text.count("\n"):
+        return "\r\n", text.replace("\r\n", "\n")
+    return "\n", text
+
+
+def _finished(before: str, plain: str, newline: str, wanted: Data) -> Change:
+    """The change, if it means what it should."""
+    after = plain.replace("\n", newline) if newline != "\n" else plain
+    try:
+        right = tomllib.loads(after) == wanted
+    except tomllib.TOMLDecodeError:
+        right = False
+    if not right:
+        raise _strange(UNSAFE)
+    return Change(before, after)
+
+
+def _replaced(text: str, data: Data, wanted: Data) -> str:
+    """Replace the values that are there and differ."""
+    try:
+        document = tomlkit.parse(text)
+        _replace(document, data, wanted)
+        return tomlkit.dumps(document)
+    except (TOMLKitError, AttributeError, TypeError, LookupError) as error:
+        raise _strange(f"{type(error).__name__} in a value") from error
+
+
+def _replace(table: Any, old: Data, new: Data) -> None:
+    for key in old.keys() & new.keys():
+        before, after = old[key], new[key]
+        if before == after:
+            continue
+        if isinstance(before, dict):
+            _replace(table[key], before, after)
+        elif _tables(before) and before:
+            for place, item in enumerate(before):
+                _replace(table[key][place], item, after[place])
+        elif isinstance(before, list) and key == "patient_directories":
+            for value in after[len(before) :]:
+                table[key].append(tomlkit.value(_written(value)))
+        elif not (key == "linac" and not before):
+            table[key] = tomlkit.value(_written(after))
+
+
+def _written(value: object) -> str:
+    """A value as TOML, plain ASCII: PyMedPhys reads the file in whatever code page its computer has."""
+    if isinstance(value, list):
+        return f"[{', '.join(_written(item) for item in value)}]"
+    if isinstance(value, str):
+        if "\\" in value and "'" not in value and value.isascii() and value.isprintable():
+            return f"'{value}'"
+        letters = (letter if letter.isascii() and letter.isprintable() else _escape(letter) for letter in value)
+        return '"' + "".join({"\\": "\\\\", '"': '\\"'}.get(letter, letter) for letter in letters) + '"'
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _escape(letter: str) -> str:
+    return f"\\u{ord(letter):04X}" if ord(letter) < 0x10000 else f"\\U{ord(letter):08X}"
+
+
+# New tables and keys, as lines of text.
+
+
+@dataclass(frozen=True)
+class _Section:
+    """A header's line, what it opens, and the line where the next header or the file's end comes."""
+
+    start: int
+    end: int
+    key: tuple[str, ...]
+    many: bool
+    indent: str
+
+
+_HEADER = re.compile(r"(\s*)\[(\[?)\s*([^\[\]#]+?)\s*\](\]?)\s*(#.*)?")
+
+
+def _sections(lines: list[str]) -> list[_Section]:
+    found = [(number, match) for number, line in enumerate(lines) if (match := _HEADER.fullmatch(line))]
+    ends = [*(number for number, _ in found), len(lines)][1:]
+    return [
+        _Section(number, end, tuple(part.strip().strip("\"'") for part in match[3].split(".")), bool(match[2]), match[1])
+        for (number, match), end in zip(found, ends, strict=True)
+    ]
+
+
+def _nth(sections: list[_Section], key: tuple[str, ...], site: int = 0, linac: int = 0) -> _Section:
+    """The section with that key, of the nth site and its nth linac.
+
+    Raises `SetupError` where there is none: it was written inline.
+    """
+    at_site = at_linac = -1
+    for section in sections:
+        if section.key == ("site",) and section.many:
+            at_site, at_linac = at_site + 1, -1
+        if section.key == ("site", "linac") and section.many:
+            at_linac += 1
+        inside = key[:1] != ("site",) or (at_site == site and (key[:2] != ("site", "linac") or at_linac == linac))
+        if section.key == key and inside:
+            return section
+    raise _strange(f"there is no [{'.'.join(key)}] of its own where one was expected")
+
+
+def _content_end(lines: list[str], begin: int, end: int) -> int:
+    """Behind the last line of a stretch that is neither blank nor a comment; a comment right below it belongs to it, if a gap
+    follows."""
+    last = end
+    while last > begin + 1 and (not lines[last - 1].strip() or lines[last - 1].strip().startswith("#")):
+        last -= 1
+    below = last
+    while below < end and lines[below].strip().startswith("#"):
+        below += 1
+    return below if below == len(lines) or (below < end and not lines[below].strip()) else last
+
+
+def _block_end(lines: list[str], sections: list[_Section], own: _Section) -> int:
+    """Behind the content of a section and the sections inside it."""
+    end = own.end
+    for section in sections[sections.index(own) + 1 :]:
+        if len(section.key) <= len(own.key) or section.key[: len(own.key)] != own.key:
+            break
+        end = section.end
+    return _content_end(lines, own.start, end)
+
+
+def _insert_key(lines: list[str], section: _Section, key: str, value: object) -> None:
+    at = _content_end(lines, section.start, section.end)
+    own = [line for line in lines[section.start + 1 : at] if re.match(r"\s*[\w\"'-]+\s*=", line)]
+    indent = re.match(r"\s*", own[-1])[0] if own else section.indent  # type: ignore[index]
+    lines.insert(at, f"{indent}{key} = {_written(value)}")
+
+
+def _one_more(text: str, now: Data, wanted: Data) -> str:
+    """The text with one of the keys or tables that it lacks."""
+    lines = text.splitlines()
+    sections = _sections(lines)
+    for table, key in (("icom", "patient_directories"), ("trf_logfiles", "root_directory")):
+        value = wanted.get(table, {}).get(key)
+        if value is not None and key not in now.get(table, {}):
+            if table in now:
+                _insert_key(lines, _nth(sections, (table,)), key, value)
+            else:
+                _insert_block(lines, len(lines), [f"[{table}]", f"{key} = {_written(value)}"])
+            return "\n".join(lines) + "\n"
+    for number, site in enumerate(wanted["site"]):
+        old = now.get("site", [])[number] if number < len(now.get("site", [])) else None
+        if old is None:
+            ours = [section for section in sections if section.key[0] == "site"]
+            at = _content_end(lines, ours[-1].start, ours[-1].end) if ours else len(lines)
+            _insert_block(lines, at, ["[[site]]", f"name = {_written(site['name'])}"])
+            return "\n".join(lines) + "\n"
+        if _site_lacks(lines, sections, number, old, site):
+            return "\n".join(lines) + "\n"
+    raise _strange(UNSAFE)
+
+
+def _site_lacks(lines: list[str], sections: list[_Section], number: int, old: Data, site: Data) -> bool:
+    own = _nth(sections, ("site",), number)
+    inner = _inner_indent(sections, own)
+    for table in ("export-directories", "mosaiq"):
+        if table not in site:
+            continue
+        if table not in old:
+            header = [f"{inner}[site.{table}]", *(f"{inner}{key} = {_written(value)}" for key, value in site[table].items())]
+            _insert_block(lines, _content_end(lines, own.start, own.end), header)
+            return True
+        for key in site[table].keys() - old[table].keys():
+            _insert_key(lines, _nth(sections, ("site", table), number), key, site[table][key])
+            return True
+    for place, linac in enumerate(site.get("linac", [])):
+        if place >= len(old.get("linac", [])):
+            if "linac" in old and not old["linac"]:  # `linac = []`, left when the last one was removed
+                empty = [line for line in range(own.start, own.end) if re.match(r"\s*linac\s*=\s*\[\s*\]", lines[line])]
+                if len(empty) != 1:
+                    raise _strange(f"site {site['name']}: an empty list of linacs")
+                del lines[empty[0]]
+                return True
+            new = [f"{inner}[[site.linac]]"]
+            new += [f"{inner}{key} = {_written(value)}" for key, value in linac.items() if not isinstance(value, dict)]
+            _insert_block(lines, _block_end(lines, sections, own), new)
+            return True
+        if _linac_lacks(lines, sections, (number, place), old["linac"][place], linac):
+            return True
+    return False
+
+
+def _linac_lacks(lines: list[str], sections: list[_Section], which: tuple[int, int], old: Data, linac: Data) -> bool:
+    own = _nth(sections, ("site", "linac"), *which)
+    for key in linac:
+        if key not in old and not isinstance(linac[key], dict):
+            _insert_key(lines, own, key, linac[key])
+            return True
+    aliases = linac.get("aliases", {})
+    if aliases and "aliases" not in old:
+        indent = own.indent + ("    " if own.indent else "")
+        new = [f"{indent}[site.linac.aliases]", *(f"{indent}{key} = {_written(value)}" for key, value in aliases.items())]
+        _insert_block(lines, _content_end(lines, own.start, own.end), new)
+        return True
+    for key in aliases.keys() - old.get("aliases", {}).keys():
+        _insert_key(lines, _nth(sections, ("site", "linac", "aliases"), *which), key, aliases[key])
+        return True
+    return False
+
+
+def _inner_indent(sections: list[_Section], own: _Section) -> str:
+    """How far the tables inside a site are indented: as in this site, else as in another one, else as PyMedPhys's own example."""
+    at = sections.index(own)
+    for section in [*sections[at + 1 :], *sections[:at]]:
+        if len(section.key) == 2 and section.key[0] == "site":
+            return section.indent
+    return own.indent + "    "
+
+
+def _insert_block(lines: list[str], at: int, new: list[str]) -> None:
+    """Put a table in, with a blank line before it, and one behind it where something follows."""
+    while at == len(lines) and lines and not lines[-1].strip():
+        del lines[-1]
+        at -= 1
+    before = [""] if at else []
+    after = [""] if at < len(lines) and lines[at].strip() else []
+    lines[at:at] = [*before, *new, *after]

@@ -1,0 +1,87 @@
+"""Which kind of folder a path means."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path, PureWindowsPath
+from typing import Protocol
+
+from linac.errors import SetupError
+from linac.transport.credentials import Credentials
+from linac.transport.paths import Folder, LocalFolder
+
+SMB_PORT = 445
+TIMEOUT_SECONDS = 30.0
+"""Longest wait for a sign of life of a server."""
+
+_UNC = re.compile(r"[\\/]{2}([^\\/]+)[\\/]+([^\\/]+)((?:[\\/].*)?)\Z", re.DOTALL)
+
+
+class Gateway(Protocol):
+    """What leads to a server that cannot be reached directly, such as `linac.transport.ssh.Gateway`."""
+
+    def forward(self, host: str, port: int) -> AbstractContextManager[tuple[str, int]]:
+        """An address on this computer from which connections come out at `host`, `port`."""
+
+
+def split_unc(path: str) -> tuple[str, str, str] | None:
+    r"""Server, share and the path below it of a UNC path; None if it is none.
+
+    >>> split_unc(r"\\192.168.17.40\Backup\TCS"), split_unc("//nss/Backup/"), split_unc("D:/records")
+    (('192.168.17.40', 'Backup', 'TCS'), ('nss', 'Backup', ''), None)
+    """
+    found = _UNC.match(path)
+    if found is None or found[1] in ("?", "."):
+        return None
+    return found[1], found[2], "/".join(_parts(found[3]))
+
+
+def _parts(text: str) -> Iterator[str]:
+    for part in re.split(r"[\\/]+", text):
+        if part == "..":
+            raise SetupError(f"The path holds '..' ({text}). Give it without, from the share on.")
+        if part not in ("", "."):
+            yield part
+
+
+def connect(
+    path: str | os.PathLike[str],
+    credentials: Credentials | None = None,
+    port: int = SMB_PORT,
+    gateway: Gateway | None = None,
+    timeout: float = TIMEOUT_SECONDS,
+) -> Folder:
+    r"""The folder at `path`: a local path, a mapped drive, or a UNC path as in `\\server\share\folder`.
+
+    A UNC path is opened by the operating system where that can do it (Windows) and neither credentials nor a port nor a
+    gateway are given; otherwise by SMB right from here, on any system. `timeout`: seconds without a sign of life of the server
+    after which it counts as hung. Nothing is connected yet: the first use does that.
+
+    Raises `SetupError` for a relative path (it would depend on where a worker happens to run), for a gateway or credentials
+    with a local path, and for a UNC path without credentials where the operating system cannot open it by itself.
+    """
+    text = os.fspath(path)
+    unc = split_unc(text)
+    if unc is None:
+        if text.replace("/", "\\").startswith("\\\\") and not text.startswith(("\\\\?\\", "\\\\.\\")):
+            raise SetupError(rf"The path {text!r} names a server but no share. Write it as in '\\server\share\folder'.")
+        if not Path(text).is_absolute() and not PureWindowsPath(text).is_absolute():
+            raise SetupError(f"The folder {text!r} is not an absolute path. Give it from the root or the drive letter on.")
+        if gateway is not None or credentials is not None or port != SMB_PORT:
+            raise SetupError(
+                f"{text} is a folder of this computer, so credentials, a port or a gateway mean nothing for it. Leave them "
+                r"out, or give the share's own path, as in '\\server\share\folder'."
+            )
+        return LocalFolder(text)
+    if os.name == "nt" and credentials is None and gateway is None and port == SMB_PORT:
+        return LocalFolder(text)
+    if os.name != "nt" and credentials is None:
+        raise SetupError(
+            f"{text} is a share, which this operating system does not open by itself. Give the account that opens it "
+            "(credentials), or mount the share and give the folder where it is mounted."
+        )
+    from linac.transport.smb import SmbFolder  # here: recording and the simulator do without smbprotocol
+
+    server, share, below = unc
+    return SmbFolder(server, share, below, credentials, port=port, gateway=gateway, timeout=timeout)

@@ -1,0 +1,547 @@
+r"""A folder on an SMB share, reached from here, without the operating system's help.
+
+It is what `linac.transport.connect` gives for `\\server\share\folder` with an account, another port or a gateway. Each thread
+that uses a folder has a connection of its own, which lives until the folder is closed; a connection that failed is made anew at
+the next use. Messages are signed always, and encrypted where the server can.
+
+It does not follow DFS to other servers, has no locks and no change notices, and speaks no SMB 1.
+"""
+
+import contextlib
+import fnmatch
+import io
+import os
+import re
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Self, TypeVar
+
+from linac.errors import LinacError, SetupError, StorageError
+from linac.transport import fetching, smb_errors, smb_file
+from linac.transport import smb_messages as messages
+from linac.transport.connecting import SMB_PORT, TIMEOUT_SECONDS, Gateway
+from linac.transport.credentials import Credentials
+from linac.transport.fetching import Source
+from linac.transport.paths import (
+    ASIDE,
+    REPLACE_FIRST_PAUSE_SECONDS,
+    REPLACE_TRIES,
+    STALE_SECONDS,
+    AwayError,
+    Entry,
+    Folder,
+    explain,
+    replace_local,
+    split_name,
+)
+from linac.transport.smb_errors import Where
+from linac.transport.smb_link import Link, StatusError
+
+_FORBIDDEN = re.compile(r'[\x00-\x1f"*:<>?|]')
+"""What a name on a Windows server cannot hold; a colon would even lead into another stream of the file."""
+
+T = TypeVar("T")
+
+
+class _Links:
+    """The connections of a folder and of those below it, one for each thread that uses them."""
+
+    def __init__(self, where: Where, credentials: Credentials | None, gateway: Gateway | None, timeout: float) -> None:
+        self.where, self.timeout = where, timeout
+        self._credentials, self._gateway = credentials, gateway
+        self._lock = threading.Lock()
+        self._by_thread: dict[int, Link] = {}
+        self._way: contextlib.ExitStack | None = None
+        self._address = (where.server, where.port)
+        self._closed = False
+
+    def get(self) -> Link:
+        """This thread's connection, made if need be; one of a thread that has ended is taken over."""
+        me = threading.get_ident()
+        with self._lock:
+            if self._closed:
+                raise ValueError("the folder is closed")
+            link = self._by_thread.get(me)
+            if link is None:
+                alive = {thread.ident for thread in threading.enumerate()}
+                orphan = next((ident for ident in self._by_thread if ident not in alive), None)
+                if orphan is not None:
+                    link = self._by_thread[me] = self._by_thread.pop(orphan)
+        if link is not None and link.is_alive():
+            return link
+        link = self._make()
+        with self._lock:
+            self._by_thread[me] = link
+            if not self._closed:
+                return link
+        link.tear_down()
+        raise ValueError("the folder is closed")
+
+    def _make(self) -> Link:
+        try:
+            return Link(self._through(), self.where, self._credentials, self.timeout)
+        except AwayError:
+            if self._gateway is not None:  # perhaps it is the way there that failed: lay it anew at the next try
+                self._close_way()
+            raise
+
+    def _through(self) -> tuple[str, int]:
+        """Where to connect to."""
+        if self._gateway is None:
+            return self._address
+        with self._lock:
+            if self._way is None:
+                way = contextlib.ExitStack()
+                self._address = way.enter_context(self._gateway.forward(self.where.server, self.where.port))
+                self._way = way
+            return self._address
+
+    def _close_way(self) -> None:
+        with self._lock:
+            way, self._way = self._way, None
+        if way is not None:
+            with contextlib.suppress(LinacError, OSError):
+                way.close()
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            links = list(self._by_thread.values())
+            self._by_thread.clear()
+        for link in links:
+            link.tear_down()
+        self._close_way()
+
+
+class SmbFolder(Folder):
+    """A folder on an SMB share. Opened by the first use; every method may be called by any thread."""
+
+    def __init__(
+        self,
+        server: str,
+        share: str,
+        below: str = "",
+        credentials: Credentials | None = None,
+        *,
+        port: int = SMB_PORT,
+        gateway: Gateway | None = None,
+        timeout: float = TIMEOUT_SECONDS,
+    ) -> None:
+        where = Where(server, port, share, credentials.login if credentials else "this account", gateway is not None)
+        self._links = _Links(where, credentials, gateway, timeout)
+        self._base = _path(split_name(below))
+        self._root = self
+        self._set_location()
+
+    def _set_location(self) -> None:
+        where = self._links.where
+        self.location = "\\\\" + "\\".join(part for part in (where.server, where.share, self._base) if part)
+
+    @property
+    def root(self) -> "SmbFolder":
+        return self._root
+
+    def below(self, name: str) -> "SmbFolder":
+        other = SmbFolder.__new__(SmbFolder)
+        other._links, other._root, other._base = self._links, self._root, self._at(name)
+        other._set_location()
+        return other
+
+    def close(self) -> None:
+        self._links.close()
+
+    # Names
+
+    def _at(self, name: str) -> str:
+        """A name's path on the share, with backslashes."""
+        path = _path(split_name(name))
+        return "\\".join(part for part in (self._base, path) if part)
+
+    def _shown(self, name: str) -> str:
+        return "\\".join([self.location, *split_name(name)])
+
+    @contextlib.contextmanager
+    def _link(self, action: str, name: str) -> Iterator[Link]:
+        """This thread's connection; what the server refuses meanwhile is told as an error about `name`."""
+        link = self._links.get()
+        with link.lock:
+            try:
+                yield link
+            except StatusError as error:
+                raise self._failed(action, name, error.status) from error
+
+    def _failed(self, action: str, name: str, status: int) -> LinacError:
+        return smb_errors.file(status, action, self._shown(name), self._links.where)
+
+    # Reading
+
+    def check(self) -> None:
+        with self._link("list", "") as link:
+            root = messages.open_file(self._root._base, messages.LIST_FOLDER, options=messages.A_FOLDER)
+            _answers(link.chain(root, messages.close()))
+        if self._root is not self:
+            self.list()
+
+    def list(self, pattern: str = "*") -> "list[Entry]":
+        *above, last = split_name(pattern) or ["*"]
+        where = "/".join(above)
+        # `[...]` is not for the server: it gets what stands before. Case counts as little as it does there.
+        asked = last.partition("[")[0] + "*" if "[" in last else last
+        with self._link("list", where) as link:
+            found = _listed(link, self._at(where), asked)
+        return sorted(
+            (
+                Entry(item.name, 0 if item.is_folder else item.size, messages.as_datetime(item.time_100ns), item.is_folder)
+                for item in found
+                if ASIDE not in item.name and fnmatch.fnmatchcase(item.name.lower(), last.lower())
+            ),
+            key=lambda entry: entry.name,
+        )
+
+    def find(self, name: str) -> Entry | None:
+        parts = split_name(name)
+        if not parts:
+            return super().find(name)
+        if ASIDE in parts[-1]:
+            return None
+        with self._link("look for", name) as link:
+            try:
+                opened = messages.opened(
+                    _answers(link.chain(messages.open_file(self._at(name), messages.READ_ATTRIBUTES), messages.close()))[0]
+                )
+            except StatusError as error:
+                if error.status in smb_errors.NOT_FOUND or error.status == smb_errors.NOT_A_FOLDER:
+                    return None
+                raise
+        size = 0 if opened.is_folder else opened.size
+        return Entry(parts[-1], size, messages.as_datetime(opened.time_100ns), opened.is_folder)
+
+    def open(self, name: str, mode: str = "rb") -> IO[bytes]:
+        if mode != "rb":
+            raise ValueError("files are opened for reading only; write them with write() or store(), which never leave a part")
+
+        def failed(status: int) -> LinacError:
+            return self._failed("read", name, status)
+
+        with self._link("open", name) as link:
+            opened = self._open_to_read(link, name)
+            return smb_file.reader(link, opened, self._shown(name), failed)
+
+    def _open_to_read(self, link: Link, name: str) -> messages.Opened:
+        """Others may read, write and remove the file meanwhile: it is theirs."""
+        rights = messages.READ_DATA | messages.READ_ATTRIBUTES
+        return messages.opened(link.call(messages.open_file(self._at(name), rights)))
+
+    def read(self, name: str) -> bytes:
+        with self._link("read", name) as link:
+            rights = messages.READ_DATA | messages.READ_ATTRIBUTES
+            first = link.read_chunk
+            open_it = messages.open_file(self._at(name), rights, options=messages.A_FILE)
+            answers = link.chain(open_it, messages.read(0, first), messages.close())
+            opened = messages.opened(_answers(answers[:1])[0])
+            if opened.size <= first:
+                if opened.size == 0:
+                    return b""
+                data = bytes(messages.data_read(_answers(answers[1:2])[0]))
+                if len(data) == opened.size:
+                    return data
+        with self.open(name) as file:
+            return file.read()
+
+    def fetch(self, name: str, local: Path, verify: Callable[[Path], None] | None = None) -> bool:
+        with self._link("fetch", name) as link:
+            # What is here already may make the content needless; else its begin comes with the opening, and of a small file all.
+            begin = self._begin(link, name) if not fetching.is_begun(local) else None
+            whole = begin is not None and len(begin[1]) == begin[0].size
+            opened = begin[0] if begin is not None and whole else self._open_to_read(link, name)
+            closed = whole
+            try:
+                if opened.is_folder:
+                    raise StatusError(smb_errors.IS_A_FOLDER)
+                source = Source(self._shown(name), opened.size, messages.as_ns(opened.time_100ns))
+                if fetching.is_known(source, local):
+                    return False
+                same = begin is not None and begin[0][1:] == opened[1:]
+                first = begin[1] if begin is not None and same else memoryview(b"")
+
+                def copy(offset: int, take: Callable[[memoryview | bytes], object]) -> Callable[[], Source]:
+                    nonlocal closed
+                    begun = len(first) if offset == 0 else 0
+                    if begun:
+                        take(first)
+                    if closed:
+                        return lambda: source  # open, read and closed again at one go
+                    link.read_range(opened.handle, offset + begun, opened.size - offset - begun, take)
+                    closing, closed = link.begin(messages.close(opened.handle, tell=True)), True
+
+                    def after() -> Source:
+                        size, time_100ns = messages.closed(link.end(closing))
+                        return Source(source.location, size, messages.as_ns(time_100ns))
+
+                    return after
+
+                with explain("fetch", f"{self._shown(name)} to {local}"):
+                    fetching.fetch(source, copy, local, verify, replace_local)
+            finally:
+                if not closed:
+                    link.close_soon(opened.handle)
+        return True
+
+    def _begin(self, link: Link, name: str) -> tuple[messages.Opened, memoryview] | None:
+        """A file's begin, of a small one all of it, at one go: opened, read, closed. None if it was just changing."""
+        length = link.room(link.read_chunk)
+        if length < link.read_chunk:
+            return None
+        open_it = messages.open_file(self._at(name), messages.READ_DATA | messages.READ_ATTRIBUTES)
+        opening, reading, closing = link.chain(open_it, messages.read(0, length), messages.close(tell=True))
+        opened = messages.opened(_answers([opening])[0])
+        if isinstance(closing, StatusError) or messages.closed(closing) != (opened.size, opened.time_100ns):
+            return None
+        if isinstance(reading, StatusError):
+            return (opened, memoryview(b"")) if reading.status == smb_errors.END_OF_FILE and opened.size == 0 else None
+        return opened, messages.data_read(reading)
+
+    # Writing
+
+    def write(self, name: str, data: bytes) -> None:
+        self._write_whole(name, lambda chunk: _pieces(io.BytesIO(data), chunk), len(data), None)
+
+    def store(self, local: Path, name: str) -> None:
+        with explain("store", f"{local} as {self._shown(name)}"), local.open("rb") as file:
+            stat = os.fstat(file.fileno())
+
+            def pieces(chunk: int) -> Iterator[bytes]:
+                file.seek(0)
+                return _pieces(file, chunk)
+
+            self._write_whole(name, pieces, stat.st_size, stat.st_mtime_ns)
+
+    def _write_whole(self, name: str, pieces: Callable[[int], Iterator[bytes]], size: int, time_ns: int | None) -> None:
+        """Write beside the place, bring it to the disk, rename. What fails leaves nothing if the server still answers."""
+        target = self._at(name)
+        part = f"{target}{ASIDE}{uuid.uuid4().hex[:8]}"
+        with self._link("write", name) as link:
+            opened = self._with_folders(link, name, lambda: self._begin_part(link, part, pieces, size))
+            try:
+                written = size
+                if size > link.write_chunk:
+                    written = link.write_from(opened.handle, pieces(link.write_chunk))
+                    link.call(messages.flush(opened.handle))
+                if written != size:
+                    raise StorageError(f"{self._shown(name)} was not stored: its source changed meanwhile. Try again.")
+                if time_ns is not None:
+                    link.call(messages.set_time(messages.from_ns(time_ns), opened.handle))
+                self._rename(link, opened.handle, target)
+            except BaseException:
+                _throw_away(link, opened.handle)
+                raise
+            link.close_soon(opened.handle)
+
+    def _begin_part(self, link: Link, part: str, pieces: Callable[[int], Iterator[bytes]], size: int) -> messages.Opened:
+        """Make the file to write to; a small one gets its content in the same go."""
+        rights = messages.READ_ATTRIBUTES | messages.WRITE_DATA | messages.WRITE_ATTRIBUTES | messages.DELETE
+        make = messages.open_file(part, rights, if_there=messages.CREATE, options=messages.A_FILE)
+        if size > link.write_chunk:
+            return messages.opened(link.call(make))
+        chained = [make]
+        offset = 0
+        for piece in pieces(link.write_chunk):
+            chained.append(messages.write(offset, piece))
+            offset += len(piece)
+        answers = link.chain(*chained, messages.flush())
+        opened = messages.opened(_answers(answers[:1])[0])
+        try:
+            _answers(answers)
+            if offset != size:
+                raise StatusError(0xC000007F)
+        except StatusError:
+            _throw_away(link, opened.handle)
+            raise
+        return opened
+
+    def _rename(self, link: Link, handle: bytes, target: str) -> None:
+        """Replace `target` by the open file; tried again while somebody has it open."""
+        pause = REPLACE_FIRST_PAUSE_SECONDS
+        for attempt in range(REPLACE_TRIES):
+            try:
+                link.call(messages.rename(target, handle))
+                return
+            except StatusError as error:
+                if error.status not in smb_errors.IN_USE or attempt == REPLACE_TRIES - 1:
+                    raise
+            time.sleep(pause)
+            pause *= 2
+
+    def replace(self, old: str, new: str) -> None:
+        source, target = self._at(old), self._at(new)
+        rights = messages.DELETE | messages.READ_ATTRIBUTES
+        with self._link("replace", new) as link:
+            handle = messages.opened(link.call(messages.open_file(source, rights))).handle
+            try:
+                self._with_folders(link, new, lambda: self._rename(link, handle, target))
+            finally:
+                link.close_soon(handle)
+
+    def remove(self, name: str) -> None:
+        rights = messages.DELETE | messages.READ_ATTRIBUTES
+        with self._link("remove", name) as link:
+            try:
+                _answers(link.chain(messages.open_file(self._at(name), rights), messages.delete(), messages.close()))
+            except StatusError as error:
+                if error.status not in smb_errors.NOT_FOUND:
+                    raise
+
+    def create(self, name: str, data: bytes) -> bool:
+        rights = messages.READ_ATTRIBUTES | messages.WRITE_DATA
+        make = messages.open_file(self._at(name), rights, if_there=messages.CREATE, options=messages.A_FILE)
+        with self._link("make", name) as link:
+
+            def chain() -> bool:
+                content = [messages.write(0, data)] if data else []
+                try:
+                    _answers(link.chain(make, *content, messages.flush(), messages.close()))
+                except StatusError as error:
+                    if error.status in smb_errors.EXISTS:
+                        return False
+                    raise
+                return True
+
+            return self._with_folders(link, name, chain)
+
+    def make(self, name: str = "") -> None:
+        with self._link("make", name) as link:
+            self._make(link, self._at(name))
+
+    def make_root(self) -> Self:
+        with self._link("make", "") as link:
+            parts = self._base.split("\\") if self._base else []
+            for count in range(1, len(parts) + 1):
+                _make_folder(link, "\\".join(parts[:count]))
+            if not parts:
+                _open_folder(link, "")
+        return self
+
+    def _with_folders(self, link: Link, name: str, work: Callable[[], T]) -> T:
+        """Do what needs the folder of `name`; make it if that fails for want of it."""
+        for last_try in (False, True):
+            try:
+                return work()
+            except StatusError as error:
+                if last_try or error.status not in smb_errors.NOT_FOUND:
+                    raise
+            self._make(link, "\\".join(self._at(name).split("\\")[:-1]))
+        raise AssertionError
+
+    def _make(self, link: Link, path: str) -> None:
+        """Make a folder and those between it and the root, not the root."""
+        root = self._root._base
+        try:
+            _open_folder(link, path)
+            return
+        except StatusError as error:
+            if error.status not in smb_errors.NOT_FOUND:
+                raise
+        try:
+            _open_folder(link, root)
+        except StatusError as error:
+            if error.status not in smb_errors.NOT_FOUND:
+                raise
+            raise StorageError(
+                f"The folder {self._root.location} is not there. If it is a new folder, make it first; else look whether the "
+                "right share is given. It is not made by itself, so that nothing is written to a wrong place."
+            ) from error
+        parts = path[len(root) :].strip("\\").split("\\")
+        for count in range(1, len(parts) + 1):
+            _make_folder(link, "\\".join(part for part in (root, *parts[:count]) if part))
+
+    # The rest
+
+    def free(self) -> int:
+        with self._link("measure free space of", "") as link:
+            open_it = messages.open_file(self._root._base, messages.READ_ATTRIBUTES, options=messages.A_FOLDER)
+            return messages.free_space(_answers(link.chain(open_it, messages.ask_free_space(), messages.close()))[1])
+
+    def sweep(self, name: str = "", older_seconds: float = STALE_SECONDS) -> int:
+        before = datetime.fromtimestamp(time.time() - older_seconds, UTC)
+        removed = 0
+        with self._link("tidy", name) as link:
+            for item in _listed(link, self._at(name), f"*{ASIDE}*"):
+                if ASIDE in item.name and not item.is_folder and messages.as_datetime(item.time_100ns) < before:
+                    path = "\\".join(part for part in (self._at(name), item.name) if part)
+                    with contextlib.suppress(StatusError):  # another sweeps too, or still writes it
+                        open_it = messages.open_file(path, messages.DELETE, share=messages.SHARE_NONE)
+                        _answers(link.chain(open_it, messages.delete(), messages.close()))
+                        removed += 1
+        return removed
+
+
+def _path(parts: "list[str]") -> str:
+    for part in parts:
+        if _FORBIDDEN.search(part) or part.endswith((".", " ")):
+            raise SetupError(
+                f'The name {part!r} cannot be on a Windows share: no control characters, none of " * : < > ? |, and no dot or '
+                "space at its end."
+            )
+    return "\\".join(parts)
+
+
+def _answers(answers: "list[bytes | StatusError]") -> "list[bytes]":
+    """The answers of a chain; raises the first error in it."""
+    for answer in answers:
+        if isinstance(answer, StatusError):
+            raise answer
+    return [answer for answer in answers if isinstance(answer, bytes)]
+
+
+def _listed(link: Link, path: str, pattern: str) -> "list[messages.Listed]":
+    """What is in a folder, without `.` and `..`; nothing if it is not there."""
+    length = min(link.list_chunk, link.room(link.list_chunk) or 65536)
+    open_it = messages.open_file(path, messages.LIST_FOLDER, options=messages.A_FOLDER)
+    opening, first = link.chain(open_it, messages.list_folder(pattern, length))
+    if isinstance(opening, StatusError):
+        if opening.status in smb_errors.NOT_FOUND:
+            return []
+        raise opening
+    handle = messages.opened(opening).handle
+    found: list[messages.Listed] = []
+    answer: bytes | StatusError = first
+    try:
+        while True:
+            if isinstance(answer, StatusError):
+                if answer.status in smb_errors.NO_MORE_FILES:
+                    return [item for item in found if item.name not in (".", "..")]
+                raise answer
+            found += messages.listed(answer)
+            try:
+                answer = link.call(messages.list_folder(pattern, length, handle))
+            except StatusError as error:
+                answer = error
+    finally:
+        link.close_soon(handle)
+
+
+def _open_folder(link: Link, path: str) -> None:
+    _answers(link.chain(messages.open_file(path, messages.READ_ATTRIBUTES, options=messages.A_FOLDER), messages.close()))
+
+
+def _make_folder(link: Link, path: str) -> None:
+    open_it = messages.open_file(path, messages.READ_ATTRIBUTES, if_there=messages.OPEN_OR_CREATE, options=messages.A_FOLDER)
+    _answers(link.chain(open_it, messages.close()))
+
+
+def _throw_away(link: Link, handle: bytes) -> None:
+    """Delete an open file, as far as the server still answers."""
+    if not link.is_broken:
+        with contextlib.suppress(LinacError, StatusError):
+            link.call(messages.delete(handle))
+        with contextlib.suppress(LinacError, StatusError):
+            link.call(messages.close(handle))
+
+
+def _pieces(file: IO[bytes], length: int) -> Iterator[bytes]:
+    while piece := file.read(length):
+        yield piece

@@ -1,0 +1,598 @@
+"""One live SSH connection to a gateway, watched: the only place that talks to paramiko's transport.
+
+Paramiko waits for hours where a peer falls silent: a stopped sshd is never noticed by its keepalive, writing to it blocks for
+ever, and so do closing a channel and asking for a forward. So every call that waits runs beside a watchman. He notes when the
+peer was last heard, by any byte at all (a reply to a keepalive may queue behind megabytes on a slow line), asks for a sign of
+life when it falls silent, and when none comes shuts the socket down: that, and nothing else, ends whatever waits.
+"""
+
+import contextlib
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import paramiko
+from paramiko.buffered_pipe import BufferedPipe
+from paramiko.common import cMSG_CHANNEL_WINDOW_ADJUST
+from paramiko.transport import ChannelMap
+
+from linac.errors import LinacError, SetupError
+from linac.transport.ssh_errors import (
+    ForwardProhibitedError,
+    GatewayHungError,
+    GatewayLostError,
+    GatewayRefusedError,
+    GatewayUnreachableError,
+    HostKeyChangedError,
+    ListenRefusedError,
+    LoginRefusedError,
+    NotSshError,
+    TargetRefusedError,
+)
+from linac.transport.ssh_keys import ALGORITHMS, HostKey
+
+CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes192-ctr", "aes256-ctr")
+"""The fastest first (measured); none of those that OpenSSH no longer offers."""
+
+READ_AHEAD = 1 << 18
+"""Bytes taken off the socket at once; paramiko itself asks twice for every packet."""
+
+PACKET = 1 << 15
+"""The largest packet that we let a peer send, bytes."""
+
+ACKNOWLEDGED = 1 << 18
+"""After so many bytes the peer is told that more may come; its window is 2 MiB."""
+
+PROBE_SECONDS = 3.0
+"""After so much silence the peer is asked for a sign of life."""
+
+HUNG_SECONDS = 9.0
+"""It has so long to give one. Both together, and a tick or two, stay below 15 s."""
+
+TICK_SECONDS = 0.25
+JOIN_SECONDS = 2.0
+
+REFUSALS = (b"Exceeded MaxStartups", b"Not allowed")
+"""What OpenSSH says instead of its greeting to an address that comes too often."""
+
+PROHIBITED = 1
+"""Reason for a channel refused, RFC 4254 section 5.1: administratively prohibited."""
+
+_log = logging.getLogger("linac.transport.ssh.library")
+_log.addHandler(logging.NullHandler())
+_log.propagate = False  # the library tells every failure with a traceback; we raise it in words
+_log.setLevel(logging.CRITICAL)
+
+Keys = Callable[[float], AbstractContextManager[Sequence[paramiko.PKey]]]
+"""Gives the keys to log in with, for the time of the login, and may ask an agent for so many seconds."""
+
+BROKEN = (OSError, EOFError, paramiko.SSHException)
+"""What using a channel or a connection that is over may raise."""
+
+Incoming = Callable[["paramiko.Channel", tuple[str, int], tuple[str, int]], None]
+
+
+class Wire:
+    """The socket as paramiko gets it: reads in large pieces, and notes when the peer was last heard (`time.monotonic`)."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._buffer = memoryview(bytearray(READ_AHEAD))
+        self._begin = self._end = 0
+        self._closed = False  # paramiko looks at a socket's own `_closed`
+        self.heard = time.monotonic()
+        self.greeting = b""
+
+    def recv(self, size: int) -> bytes:
+        if self._begin == self._end:
+            count = self._socket.recv_into(self._buffer)
+            self._begin, self._end = 0, count
+            if count:
+                self.heard = time.monotonic()
+                self.greeting = self.greeting or bytes(self._buffer[: min(count, 64)])
+        begin = self._begin
+        self._begin = min(begin + size, self._end)
+        return bytes(self._buffer[begin : self._begin])
+
+    def send(self, data: bytes) -> int:
+        return self._socket.send(data)
+
+    def settimeout(self, seconds: float | None) -> None:
+        self._socket.settimeout(seconds)
+
+    def getpeername(self) -> Any:
+        return self._socket.getpeername()
+
+    def close(self) -> None:
+        """Wakes whoever reads or writes. Never waits."""
+        self._closed = True
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+
+class Outlet(BufferedPipe):  # type: ignore[misc]  # the library has no types
+    """What has arrived for a channel; once a socket is attached, on its way there.
+
+    Paramiko hands everything from the thread that decrypts to the one that asks, which costs half the speed when both want
+    the interpreter at once. Here the decrypting thread gives data to the socket itself as long as that takes it without waiting;
+    only what it does not take waits here for the other thread, which also tells the peer how much more may come: the
+    decrypting thread must not, because telling may have to wait.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sink: socket.socket | None = None
+        self._passed = 0
+        self._sending = False
+
+    def attach(self, sink: socket.socket | None) -> None:
+        """From now on data goes to this socket, which must not block. None: no more."""
+        with self._lock:
+            self._sink = sink
+
+    def feed(self, data: bytes) -> None:
+        with self._lock:
+            if self._sink is not None and not self._buffer and not self._sending:
+                try:
+                    sent = self._sink.send(data)
+                except OSError:  # full; or gone, which the other thread finds out as well
+                    sent = 0
+                self._passed += sent
+                if sent == len(data):
+                    if self._passed >= ACKNOWLEDGED:
+                        self._cv.notify_all()
+                    return
+                data = data[sent:]
+            if self._event is not None:
+                self._event.set()
+            self._buffer.frombytes(data)
+            self._cv.notify_all()
+
+    def take(self, seconds: float) -> tuple[bytes, int, bool]:
+        """What waits to be sent, how many bytes went to the socket by themselves since the last call, and whether no more will
+        come. Waits so long for any of them. What is taken must be sent before the next call."""
+        with self._lock:
+            self._sending = False
+            if not self._buffer and not self._closed and self._passed < ACKNOWLEDGED:
+                self._cv.wait(seconds)
+            passed, self._passed = self._passed, 0
+            data = self._buffer.tobytes()
+            del self._buffer[:]
+            self._sending = bool(data)
+            return data, passed, self._closed
+
+
+class _Channels(ChannelMap):  # type: ignore[misc]
+    """Paramiko's list of channels, each of which gets our outlet before anything can arrive for it."""
+
+    def put(self, number: int, channel: paramiko.Channel) -> None:
+        channel.in_buffer = Outlet()
+        super().put(number, channel)
+
+
+def acknowledge(channel: paramiko.Channel, count: int) -> None:
+    """Tell the peer that so many more bytes may come, as the library does where it is asked for data."""
+    more = channel._check_add_window(count)
+    if more > 0:
+        message = paramiko.Message()
+        message.add_byte(cMSG_CHANNEL_WINDOW_ADJUST)
+        message.add_int(channel.remote_chanid)
+        message.add_int(more)
+        channel.transport._send_user_message(message)
+
+
+class _Transport(paramiko.Transport):  # type: ignore[misc]  # the library has no types
+    """Paramiko's, mended in two places.
+
+    It tells the gateway's own words about a channel that it refuses to its log only, and keeps one failure for all threads: here
+    each thread gets its own. And when a channel is closed while new keys are agreed upon (every 512 MiB), the thread that
+    reads waits to answer for keys that it alone could bring about, until the connection is given up: here it answers later.
+    """
+
+    def __init__(self, wire: Wire) -> None:
+        super().__init__(wire, default_max_packet_size=PACKET)
+        self.set_log_channel(_log.name)
+        self._channels = _Channels()
+        self._asked = threading.local()
+        self._refusals: dict[int, tuple[int, str]] = {}
+        self._held: list[Any] = []
+
+    def _send_user_message(self, message: Any) -> None:
+        if threading.current_thread() is self and not self.clear_to_send.is_set():
+            self._held.append(message)
+        else:
+            super()._send_user_message(message)
+
+    def _parse_newkeys(self, message: Any) -> None:
+        super()._parse_newkeys(message)
+        held, self._held = self._held, []
+        for one in held:
+            self._send_message(one)
+
+    def _next_channel(self) -> int:
+        self._asked.number = super()._next_channel()
+        return int(self._asked.number)
+
+    def _parse_channel_open_failure(self, message: Any) -> None:
+        number, reason, words = message.get_int(), message.get_int(), message.get_text()
+        self._refusals[number] = reason, words
+        message.rewind()
+        super()._parse_channel_open_failure(message)
+
+    def refusal(self) -> tuple[int, str] | None:
+        """Code and words of the refusal of the last channel that this thread asked for, if it was refused."""
+        return self._refusals.pop(getattr(self._asked, "number", -1), None)
+
+
+class Link:
+    """A connection that is logged in. `ended` is set when it is over, `trouble` then says why (None: we closed it).
+
+    `name` is how errors call the gateway: 'host port 22'. All methods may be called from any thread.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        user: str,
+        pinned: Sequence[HostKey],
+        keys: Keys,
+        timeout: float,
+    ) -> None:
+        """Connect and log in within about `timeout` seconds.
+
+        Raises the errors of `linac.transport.ssh_errors`.
+        """
+        self.name, self.user, self.timeout = f"{host} port {port}", user, timeout
+        self.ended = threading.Event()
+        self.trouble: LinacError | None = None
+        self._lock = threading.Lock()
+        self._requests = threading.Lock()
+        self._handler: Incoming | None = None
+        self.wire, self._transport = greet(host, port, [key.kind for key in pinned], timeout)
+        try:
+            self._check_host_key(pinned)
+            self._login(keys, timeout)
+        except BaseException:
+            _drop(self.wire, self._transport)
+            raise
+        self._watchman = threading.Thread(target=self._watch, name=f"watch ssh {host}", daemon=True)
+        self._watchman.start()
+
+    # Beginning.
+
+    def _check_host_key(self, pinned: Sequence[HostKey]) -> None:
+        shown = _shown_key(self._transport)
+        if shown in pinned:
+            return
+        expected = " or ".join(f"{key.kind} {key.fingerprint}" for key in pinned)
+        raise HostKeyChangedError(
+            f"The gateway {self.name} shows another host key than its SSH gateway block holds: {shown.kind} "
+            f"{shown.fingerprint}, expected was {expected}. Nothing was sent to it. Was it installed anew? Ask whoever runs "
+            "it to read its fingerprint out (`ssh-keygen -lf` on its /etc/ssh/*.pub). If it is the one shown here, put the "
+            "line that `python -m linac.transport key` prints into the block; if not, somebody stands in between: tell "
+            "hospital IT."
+        )
+
+    def _login(self, keys: Keys, timeout: float) -> None:
+        until, tried = time.monotonic() + timeout, 0
+        with keys(timeout) as found:
+            for key in found:
+                tried += 1
+                if self._let_in(key, until):
+                    return
+                if not self._transport.is_active():
+                    break  # too many tries for its taste
+        which = "no key at all was to be had from the SSH agent"
+        if tried:
+            which = "the key tried was not accepted" if tried == 1 else f"none of the {tried} keys tried was accepted"
+        raise LoginRefusedError(
+            f"The gateway {self.name} did not let {self.user!r} in: {which}. Check the user name and the key in the SSH gateway "
+            f"block, and that the public half stands in {self.user}'s authorized_keys on the gateway (on Windows, for "
+            "administrators: C:\\ProgramData\\ssh\\administrators_authorized_keys), in a file that nobody else may write."
+        )
+
+    def _let_in(self, key: paramiko.PKey, until: float) -> bool:
+        """Whether that key opens the door."""
+        self._transport.auth_timeout = max(until - time.monotonic(), 1.0)
+        try:
+            self._transport.auth_publickey(self.user, key)
+        except paramiko.BadAuthenticationType as error:
+            raise LoginRefusedError(
+                f"The gateway {self.name} takes no keys from {self.user!r}, only {', '.join(error.allowed_types) or 'nothing'}. "
+                "Ask its administrator to set PubkeyAuthentication yes; passwords are never used here."
+            ) from error
+        except paramiko.AuthenticationException as error:
+            if "timeout" in str(error).lower():
+                raise self.hung("did not answer our login") from error
+            return False
+        except BROKEN as error:
+            raise GatewayLostError(
+                f"The gateway {self.name} hung up during the login. Try again; if it stays, ask whoever runs it."
+            ) from error
+        return bool(self._transport.is_authenticated())
+
+    def hung(self, what: str) -> GatewayHungError:
+        """The error for a gateway that does not answer."""
+        return GatewayHungError(
+            f"The gateway {self.name} {what}. Its SSH service or its computer hangs, or a firewall drops the connection "
+            "silently: restart the service, or ask hospital IT."
+        )
+
+    # Watching.
+
+    def _watch(self) -> None:
+        """Until the end: ask for signs of life, end the connection when there are none. Waiting is counted in ticks, so that a
+        pause of our own computer (suspend, a snapshot of the machine) does not look like the peer's silence."""
+        asked_at, waited, last = 0.0, 0.0, time.monotonic()
+        asker: threading.Thread | None = None
+        while not self.ended.wait(TICK_SECONDS):
+            now = time.monotonic()
+            waited, last = waited + min(now - last, 2 * TICK_SECONDS), now
+            if not self._transport.is_active():
+                self._end(
+                    GatewayLostError(
+                        f"The gateway {self.name} ended the connection: its SSH service stopped, or the network between was "
+                        "cut. It is made anew with the next try."
+                    )
+                )
+            elif self.wire.heard >= asked_at and now - self.wire.heard >= PROBE_SECONDS:
+                if asker is None or not asker.is_alive():
+                    asker = threading.Thread(target=self._ask, name="ask ssh", daemon=True)
+                    try:
+                        asker.start()
+                    except RuntimeError:  # this computer is out of threads: the next tick tries again
+                        asker = None
+                        continue
+                asked_at, waited = now, 0.0
+            elif self.wire.heard < asked_at and waited >= HUNG_SECONDS:
+                self._end(self.hung(f"has not said a byte for {now - self.wire.heard:.0f} s"))
+
+    def _ask(self) -> None:
+        with contextlib.suppress(Exception), self._requests:
+            self._transport.global_request("keepalive@openssh.com", wait=True)
+
+    def _end(self, why: LinacError | None) -> None:
+        with self._lock:
+            if self.ended.is_set():
+                return
+            self.trouble = why
+            self.ended.set()
+        _drop(self.wire, self._transport)
+
+    def close(self) -> None:
+        """End it, with all its channels. Never waits for the peer."""
+        self._end(None)
+        self._transport.join(JOIN_SECONDS)
+        if self._watchman is not threading.current_thread():
+            self._watchman.join(JOIN_SECONDS)
+
+    @property
+    def alive(self) -> bool:
+        return not self.ended.is_set() and bool(self._transport.is_active())
+
+    def why_ended(self) -> LinacError:
+        """The trouble of a connection that is over, noticed a moment ago or not yet."""
+        self.ended.wait(4 * TICK_SECONDS)
+        return self.trouble or GatewayLostError(f"The connection to the gateway {self.name} is closed.")
+
+    # Using.
+
+    def open(self, target: tuple[str, int], timeout: float | None = None) -> paramiko.Channel:
+        """A connection from the gateway to `target` (host and port as the gateway knows them), as a channel.
+
+        Raises `ForwardProhibitedError`, `TargetRefusedError`, or why the gateway was lost.
+        """
+        channel: paramiko.Channel = self._open("direct-tcpip", target, timeout)
+        return channel
+
+    def session(self, timeout: float | None = None) -> paramiko.Channel:
+        """A channel for a command, or for files."""
+        channel: paramiko.Channel = self._open("session", None, timeout)
+        return channel
+
+    def _open(self, kind: str, target: tuple[str, int] | None, timeout: float | None) -> Any:
+        seconds = self.timeout if timeout is None else timeout
+        if not self.alive:
+            raise self.why_ended()
+        try:
+            return self._transport.open_channel(kind, target, ("127.0.0.1", 0), timeout=seconds)
+        except BROKEN as error:
+            refusal = self._transport.refusal()
+            if refusal is not None:
+                raise self._refused(target, *refusal) from error
+            if not self.alive:
+                raise self.why_ended() from error
+            if target is None:
+                raise self.hung(f"opened no session within {seconds:g} s") from error
+            raise TargetRefusedError(
+                f"The gateway {self.name} had no answer from {target[0]} port {target[1]} within {seconds:g} s. Is that "
+                "computer switched on, is the address right as seen from the gateway, and does the firewall between the two "
+                "allow it?"
+            ) from error
+
+    def _refused(self, target: tuple[str, int] | None, code: int, words: str) -> LinacError:
+        if target is None:
+            return SetupError(f"The gateway {self.name} gives {self.user!r} no session. Ask its administrator to allow commands.")
+        where = f"{target[0]} port {target[1]}"
+        if code == PROHIBITED:
+            return ForwardProhibitedError(
+                f"The gateway {self.name} does not allow {self.user!r} to be forwarded to {where}. Ask its administrator: "
+                "AllowTcpForwarding must be yes (or local), and PermitOpen, if set, must name that address."
+            )
+        said = words.strip().lower()
+        if "refused" in said:
+            why = "it refused the connection. Is the service running there, and the port right?"
+        elif "name" in said or "unknown host" in said or "resol" in said:
+            why = "the gateway does not know that name. Give an address, or a name that the gateway's DNS knows."
+        elif "time" in said:
+            why = "it does not answer. Is it switched on, and does the firewall between the two allow it?"
+        else:
+            why = f"it says {words.strip()!r}. Check the address as seen from the gateway, and the firewall between the two."
+        return TargetRefusedError(f"The gateway {self.name} works, but could not reach {where}: {why}")
+
+    def request_listening(self, address: str, port: int, seconds: float | None = None) -> int:
+        """Let the gateway listen; connections go to the handler of `handle_incoming`. The port (0 takes a free one).
+
+        Raises `ListenRefusedError`.
+        """
+        answer: list[int | None] = []
+
+        def request() -> None:
+            with contextlib.suppress(Exception), self._requests:
+                answer.append(self._transport.request_port_forward(address, port, self._dispatch))
+
+        self._within(request, seconds)
+        if not self.alive:
+            raise self.why_ended()
+        if not answer or answer[0] is None:
+            raise ListenRefusedError(
+                f"The gateway {self.name} does not let {self.user!r} listen on {address or '*'} port {port}. Either the port "
+                "is taken there, perhaps by the tunnel's last connection, which its SSH service still holds "
+                "(ClientAliveInterval 5 and ClientAliveCountMax 3 let go of it soon), or AllowTcpForwarding or PermitListen "
+                "in its sshd_config forbids it."
+            )
+        return answer[0]
+
+    def cancel_listening(self, address: str, port: int, seconds: float | None = None) -> None:
+        """Let the gateway listen there no more."""
+
+        def request() -> None:
+            with contextlib.suppress(Exception), self._requests:
+                self._transport.global_request("cancel-tcpip-forward", (address, port), wait=True)
+
+        self._within(request, seconds)
+
+    def handle_incoming(self, handler: Incoming) -> None:
+        """`handler(channel, origin, listening)` is called for each connection to a port that the gateway listens on. It is called
+        by the thread that reads everything, so it must not wait: not even to close the channel."""
+        self._handler = handler
+
+    def _dispatch(self, channel: paramiko.Channel, origin: tuple[str, int], listening: tuple[str, int]) -> None:
+        if self._handler is None:
+            threading.Thread(target=channel.close, name="refuse ssh", daemon=True).start()
+        else:
+            self._handler(channel, origin, listening)
+
+    def _within(self, work: Callable[[], None], seconds: float | None = None) -> None:
+        """Run what may wait for ever in a thread beside us; it ends when the connection does. Raises if the peer hangs."""
+        seconds = self.timeout if seconds is None else seconds
+        thread = threading.Thread(target=work, name="request ssh", daemon=True)
+        thread.start()
+        thread.join(seconds)
+        if thread.is_alive():
+            self._end(self.hung(f"did not answer a request within {seconds:g} s"))
+            thread.join(JOIN_SECONDS)
+            raise self.why_ended()
+
+
+def greet(host: str, port: int, kinds: Sequence[str], timeout: float) -> tuple[Wire, _Transport]:
+    """Connect and agree on keys, host keys of those kinds preferred; nobody is logged in yet.
+
+    Raises the errors of `linac.transport.ssh_errors`, or `SetupError` where the name is unknown.
+    """
+    name = f"{host} port {port}"
+    until = time.monotonic() + timeout
+    sock = _connected(host, port, timeout)
+    wire = Wire(sock)
+    try:
+        transport = _Transport(wire)
+    except BaseException:
+        wire.close()
+        raise
+    try:
+        options = transport.get_security_options()
+        options.ciphers = CIPHERS
+        preferred = [algorithm for kind in kinds for algorithm in ALGORITHMS[kind]]
+        rest = [algorithm for algorithms in ALGORITHMS.values() for algorithm in algorithms if algorithm not in preferred]
+        options.key_types = tuple(dict.fromkeys([*preferred, *rest]))
+        left = max(until - time.monotonic(), 1.0)
+        transport.banner_timeout = transport.handshake_timeout = transport.auth_timeout = left
+        transport.clear_to_send_timeout = HUNG_SECONDS
+        transport.start_client(timeout=left)
+        if not transport.initial_kex_done:
+            raise TimeoutError  # the library returns as if all were well
+    except BROKEN as error:
+        over = time.monotonic() >= until - 0.5
+        _drop(wire, transport)
+        raise _why_no_greeting(name, wire.greeting, error, timeout if over else None) from error
+    except BaseException:
+        _drop(wire, transport)
+        raise
+    return wire, transport
+
+
+def _why_no_greeting(name: str, greeting: bytes, error: BaseException, waited: float | None) -> LinacError:
+    """`greeting`: the first of what it said. `waited`: seconds, where it was given up for being silent."""
+    if isinstance(error, paramiko.ssh_exception.IncompatiblePeer):
+        return NotSshError(
+            f"The gateway {name} speaks SSH, but shares no algorithm with us: {str(error).strip().rstrip('.')}. Its SSH service "
+            "is too old: update it."
+        )
+    if waited is not None:
+        how = "stopped in the middle of the greeting" if greeting else "said nothing"
+        return GatewayHungError(
+            f"The gateway {name} accepted the connection, but {how} within {waited:g} s. Its SSH service hangs, or it is no "
+            "SSH service: restart it, or check the port in the SSH gateway block."
+        )
+    if greeting and not greeting.startswith((b"SSH-", *REFUSALS)):
+        return NotSshError(f"What answers at {name} does not speak SSH. Check address and port in the SSH gateway block.")
+    return GatewayRefusedError(
+        f"The gateway {name} hung up before the login. It limits connections (MaxStartups, fail2ban), or lets only some "
+        "addresses in: ask its administrator whether this computer is blocked."
+    )
+
+
+def shown_host_key(host: str, port: int, kinds: Sequence[str], timeout: float) -> HostKey:
+    """The host key that answers there, unchecked. Nobody is logged in."""
+    wire, transport = greet(host, port, kinds, timeout)
+    try:
+        return _shown_key(transport)
+    finally:
+        _drop(wire, transport)
+        transport.join(JOIN_SECONDS)
+
+
+def _connected(host: str, port: int, timeout: float) -> socket.socket:
+    name = f"{host} port {port}"
+    try:
+        sock = socket.create_connection((host, port), timeout)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except socket.gaierror as error:
+        raise SetupError(
+            f"The gateway's name {host!r} is not known here. Check it in the SSH gateway block, or give its address instead."
+        ) from error
+    except ConnectionRefusedError as error:
+        raise GatewayRefusedError(
+            f"The gateway {name} refused the connection: no SSH service listens there. Start it (on Windows the service "
+            "'OpenSSH SSH Server'), or check the port in the SSH gateway block."
+        ) from error
+    except TimeoutError as error:
+        raise GatewayUnreachableError(
+            f"The gateway {name} did not answer within {timeout:g} s. It is switched off, or a firewall is in the way: ask "
+            f"hospital IT to allow TCP port {port} from this computer to it."
+        ) from error
+    except OSError as error:
+        raise GatewayUnreachableError(
+            f"The gateway {name} cannot be reached: {error.strerror or error}. Check this computer's network, then the "
+            "address in the SSH gateway block."
+        ) from error
+    return sock
+
+
+def _shown_key(transport: paramiko.Transport) -> HostKey:
+    key = transport.get_remote_server_key()
+    return HostKey(key.get_name(), key.asbytes())
+
+
+def _drop(wire: Wire, transport: paramiko.Transport) -> None:
+    """Shut the socket down first: closing in order would wait for a peer that hangs. Then the library's timer, and its thread."""
+    wire.close()
+    transport.packetizer.complete_handshake()
+    with contextlib.suppress(Exception):
+        transport.close()

@@ -1,0 +1,90 @@
+"""A flow from the command line, with the questions of its form: `python -m flows.add_linac --serial 4299 ...`.
+
+The run is made here and now, and shows in Prefect's UI like any other. The options come from the form's own description, so
+that the two cannot differ.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+from prefect import Flow
+from prefect.settings import PREFECT_API_URL
+
+from linac.errors import LinacError, SetupError
+
+HEALTH_SECONDS = 5.0
+
+
+def parser(flow: Flow[..., Any]) -> argparse.ArgumentParser:
+    """A parser with an option for each of the flow's parameters."""
+    schema = flow.parameters
+    name = flow.name.replace("-", "_")
+    made = argparse.ArgumentParser(
+        prog=f"python -m flows.{name}", description=flow.description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for parameter, facts in sorted(schema.properties.items(), key=lambda item: item[1].get("position", 0)):
+        options: dict[str, Any] = {"help": _help(facts), "dest": parameter, "default": argparse.SUPPRESS}
+        kind = _kind(facts, schema.definitions)
+        if kind.get("type") == "boolean":
+            options["action"] = "store_true"
+        elif kind.get("type") == "array":
+            options |= {"nargs": "*", "metavar": "VALUE"}
+        else:
+            options |= {"required": parameter in schema.required, "metavar": parameter.upper()}
+            if "enum" in kind:
+                options |= {"choices": kind["enum"], "metavar": None}
+            if kind.get("type") == "integer":
+                options["type"] = int
+        made.add_argument(f"--{parameter.replace('_', '-')}", **options)
+    return made
+
+
+def run_from_command_line(flow: Flow[..., Any], arguments: Sequence[str] | None = None) -> int:
+    """Run the flow with these options; the exit code. What goes wrong is said in a sentence."""
+    answers = vars(parser(flow).parse_args(arguments))
+    try:
+        need_server()
+        flow(**answers)
+    except LinacError as error:
+        print(f"\n{error}", file=sys.stderr)  # noqa: T201
+        return 1
+    except Exception as error:  # what Prefect says of answers that do not fit
+        if type(error).__name__ != "ParameterTypeError":
+            raise
+        print(f"\n{_plain(error)}", file=sys.stderr)  # noqa: T201
+        return 2
+    return 0
+
+
+def need_server() -> None:
+    """Raise `SetupError` unless the Prefect server answers: without one Prefect would start a short-lived one of its own."""
+    url = PREFECT_API_URL.value()
+    if not url:
+        raise SetupError("No Prefect server is named. Run this in the project's folder, where prefect.toml names it.")
+    try:
+        httpx.get(f"{url}/health", timeout=HEALTH_SECONDS, trust_env=False).raise_for_status()
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise SetupError(f"No Prefect server answers at {url}. Start it in another window with `python run.py serve`.") from error
+
+
+def _kind(facts: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    """A parameter's own schema; a choice stands among the definitions."""
+    reference = facts.get("$ref") or next((item["$ref"] for item in facts.get("allOf", []) if "$ref" in item), "")
+    return dict(definitions[reference.rpartition("/")[2]]) if reference else facts
+
+
+def _help(facts: dict[str, Any]) -> str:
+    default = facts.get("default")
+    shown = (
+        "" if default in (None, "", False, []) else f" Usually {default if isinstance(default, str) else json.dumps(default)}."
+    )
+    return (str(facts.get("description", "")) + shown).replace("%", "%%").replace("\n", " ")
+
+
+def _plain(error: Exception) -> str:
+    """What Prefect says of wrong answers, without the model's name."""
+    return str(error).strip()

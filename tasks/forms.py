@@ -1,0 +1,67 @@
+"""What the forms of add-linac and its siblings ask for: each field's title, its checks, and the linac that the answers make.
+
+A field's description stands in its flow's docstring, where Prefect looks for it. As the title Prefect would show the
+parameter's name; `json_schema_extra` gives a better one. Patterns are checked by the form; what a pattern cannot say is checked
+when the run starts.
+"""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from blocks import Linac, Share, block_name, load
+from blocks.linac import Address, Energy, Host, Port, Serial, Service
+from tasks.provision import load_credentials, load_site
+
+NAME = r"^\s*[a-z0-9]+(-[a-z0-9]+)*\s*$"
+
+
+def titled(title: str, **more: Any) -> Any:
+    """A field that the form shows under this title."""
+    return Field(json_schema_extra={"title": title, **more})
+
+
+SerialField = Annotated[Serial, titled("Serial number or unique name", pattern=r"^\s*[A-Za-z0-9][A-Za-z0-9_-]{0,39}\s*$")]
+AddressField = Annotated[
+    Address, titled("Hospital DNS IP address of the NSS", pattern=r"^\s*[A-Za-z0-9:][A-Za-z0-9:.-]{0,252}\s*$")
+]
+SiteField = Annotated[str, titled("Site", pattern=NAME)]
+CredentialsField = Annotated[str, titled("NSS credentials", pattern=f"^$|{NAME}")]
+BackupField = Annotated[str, titled("Backup folder of the NSS")]
+ServiceField = Annotated[Service, titled("Recording kept running by")]
+HostField = Annotated[Host, titled("Capture host")]
+EnergiesField = Annotated[list[Energy], titled("Energies")]
+AliasField = Annotated[str, Field(max_length=64), titled("iView alias")]
+ServiceFolderField = Annotated[str, titled("Folder for service files")]
+SteadinessField = Annotated[int, Field(ge=1, le=3600), titled("Watch the network for (seconds)")]
+WaitField = Annotated[int, Field(ge=0, le=3600), titled("Wait for first messages (seconds)")]
+SessionField = Annotated[int, Field(ge=0, le=600), titled("Wait for first session (minutes)")]
+PortField = Annotated[Port, titled("iCom port")]
+SmbPortField = Annotated[Port, titled("SMB port of the NSS")]
+DryRunField = Annotated[bool, titled("Dry run")]
+ListField = Annotated[str, Field(min_length=1), titled("File with the linacs")]
+DefaultSiteField = Annotated[str, titled("Site", pattern=f"^$|{NAME}")]
+
+
+def make_linac(
+    serial: str,
+    address: str,
+    site: str,
+    nss_credentials: str = "",
+    backup_folder: str = "",
+    icom_port: int = 1706,
+    nss_port: int = 445,
+    **other: Any,
+) -> Linac:
+    """The linac that a form's answers describe, in service since when it was already.
+
+    Raises `SetupError` for a site or credentials that are not there.
+    """
+    where = load_site(site.strip())
+    account = load_credentials(nss_credentials.strip()) if nss_credentials.strip() else None
+    backup = Share(path=backup_folder.strip() or rf"\\{address}\Backup\TCS", port=nss_port, credentials=account)
+    linac = Linac(serial=serial, address=address, port=icom_port, site=where, backup=backup, **other)
+    before = load(Linac, block_name(linac.serial))
+    if before is not None and (before.address.lower(), before.port) == (linac.address.lower(), linac.port):
+        linac.in_service = before.in_service
+    return linac

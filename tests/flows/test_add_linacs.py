@@ -1,0 +1,43 @@
+"""add-linacs: a list is worked through to its end, whatever fails in between, and told in one table."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from linac.errors import LinacError, SetupError
+
+if TYPE_CHECKING:
+    from tests.flows.conftest import Lab
+
+
+def test_one_that_fails_does_not_hinder_the_others(lab: "Lab", closed_port: int, tmp_path: Path) -> None:
+    from blocks import Linac, block_name, load
+    from flows.add_linacs import add_linacs
+
+    host, port = lab.linac.address
+    path = tmp_path / "linacs.csv"
+    path.write_text(
+        f"serial,address,icom_port,backup_folder,steadiness_seconds,wait_seconds\n"
+        f"T-refused,{host},{closed_port},{lab.backup},1,0\n"
+        f"{lab.serial},{host},{port},{lab.backup},1,0\n",
+        encoding="utf-8",
+    )
+    with pytest.raises(LinacError, match="1 of 2 linacs are as the list wants them, 1 failed"):
+        add_linacs(str(path), lab.site_name)
+    assert load(Linac, block_name(lab.serial)) is not None
+    assert load(Linac, block_name("T-refused")) is None
+    report = lab.report("add-linacs")
+    assert "| T-refused | ❌ | failed, see below |" in report
+    assert "- **T-refused**: Linac T-refused was not added; nothing was changed." in report
+    assert f"the NSS at {host} refused port {closed_port}" in report
+    assert f"| {lab.serial} | ✅ | Prepared, not yet in service |" in report
+
+
+def test_a_list_with_a_mistake_is_refused_before_anything_is_done(lab: "Lab", tmp_path: Path) -> None:
+    from flows.add_linacs import add_linacs
+
+    path = tmp_path / "linacs.toml"
+    path.write_text(f'[[linac]]\nserial = "{lab.serial}"\nadress = "127.0.0.1"\n', encoding="utf-8")
+    with pytest.raises(SetupError, match="a field 'adress'"):
+        add_linacs(str(path), lab.site_name)

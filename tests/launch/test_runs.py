@@ -1,0 +1,209 @@
+"""Which linacs are owed a recording: whatever the power or a Ctrl-C cuts short, the next start records all of them, once."""
+
+import contextlib
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from prefect.client.schemas.objects import StateType
+
+from launch import runs
+from launch.stack import free_port, write_json
+from linac.capture import control
+from linac.errors import SetupError
+
+
+class PowerCut(BaseException):
+    """Not an Exception, as little as KeyboardInterrupt is one."""
+
+
+@dataclass
+class Server:
+    """What Prefect's database keeps over a power cut, and how many more steps there is power for."""
+
+    runs: dict[int, tuple[str, StateType]] = field(default_factory=dict)
+    in_service: set[str] = field(default_factory=lambda: {"A", "B", "C"})
+    broken: set[str] = field(default_factory=set)
+    steps_left: float = float("inf")
+    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    @contextlib.contextmanager
+    def step(self) -> Iterator[None]:
+        """The power may go before it and after it."""
+        for when in ("before", "after"):
+            if self.steps_left <= 0:
+                raise PowerCut
+            self.steps_left -= 1
+            if when == "before":
+                yield
+
+    def add(self, serial: str) -> None:
+        self.runs[next(self.numbers)] = serial, StateType.RUNNING
+
+    def under_way(self) -> list[str]:
+        return sorted(serial for serial, state in self.runs.values() if state is StateType.RUNNING)
+
+    def set_flow_run_state(self, run: int, _state: object, force: bool) -> None:
+        with self.step():
+            self.runs[run] = self.runs[run][0], StateType.CRASHED
+
+    def ensure(self, serial: str) -> str:
+        if serial in self.broken:
+            raise SetupError(f"The deployment icom-capture/{serial} is not on the Prefect server.")
+        with self.step():
+            if serial not in self.under_way():
+                self.add(serial)
+        return f"icom-capture/{serial} was started."
+
+    def cancel_all(self) -> None:
+        for number, (serial, _) in self.runs.items():
+            with self.step():
+                self.runs[number] = serial, StateType.CANCELLED
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Server:
+    server = Server()
+
+    def under_way(_client: object, _states: object = None) -> list[Any]:
+        found = [(number, serial) for number, (serial, state) in server.runs.items() if state is StateType.RUNNING]
+        return [SimpleNamespace(id=number, parameters={"serial": serial}) for number, serial in found]
+
+    def write(path: Path, value: object) -> None:
+        with server.step():
+            write_json(path, value)
+
+    unlink = Path.unlink
+
+    def remove(path: Path, missing_ok: bool = False) -> None:
+        with server.step():
+            unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(runs, "get_client", lambda sync_client: contextlib.nullcontext(server))
+    monkeypatch.setattr(runs, "captures_under_way", under_way)
+    monkeypatch.setattr(runs, "ensure_capture", server.ensure)
+    monkeypatch.setattr(runs, "linacs_in_service", lambda: [SimpleNamespace(serial=serial) for serial in server.in_service])
+    monkeypatch.setattr(runs, "write_json", write)
+    monkeypatch.setattr(Path, "unlink", remove)
+    return server
+
+
+def start(server: Server, path: Path) -> list[str]:
+    said: list[str] = []
+    runs.resume_captures(path, said.append)
+    return said
+
+
+def stop(server: Server, path: Path) -> None:
+    runs.remember_captures(path)
+    server.cancel_all()
+
+
+def test_what_was_recorded_is_recorded_again_after_an_orderly_stop(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "captures.json"
+    server.add("A")
+    server.add("B")
+    stop(server, path)
+    assert server.under_way() == []
+    assert start(server, path) == ["icom-capture/A was started.", "icom-capture/B was started."]
+    assert server.under_way() == ["A", "B"]
+    assert not path.exists(), "from now on the database knows"
+
+
+def test_what_was_cancelled_by_hand_stays_cancelled(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "captures.json"
+    server.add("A")
+    stop(server, path)
+    start(server, path)
+    server.cancel_all()
+    stop(server, path)
+    assert start(server, path) == []
+
+
+@pytest.mark.parametrize("what", ["start", "stop", "stop then start", "start cut by Ctrl-C, then stop"])
+def test_power_may_go_at_any_step_and_every_linac_is_recorded_once_afterwards(server: Server, tmp_path: Path, what: str) -> None:
+    path = tmp_path / "captures.json"
+    for power in range(60):
+        server.runs.clear()
+        server.steps_left = float("inf")
+        server.add("A")
+        server.add("B")
+        write_json(path, ["C"])  # left by a start that was interrupted before it got to it
+        server.steps_left = power
+        whole = False
+        with contextlib.suppress(PowerCut):
+            if what == "start cut by Ctrl-C, then stop":
+                with contextlib.suppress(PowerCut):
+                    start(server, path)
+                server.steps_left = 4  # somebody presses Ctrl-C, and an orderly stop follows, which the power cuts short, too
+                stop(server, path)
+            if what.startswith("stop"):
+                stop(server, path)
+            if what.endswith("start"):
+                start(server, path)
+            whole = True
+        server.steps_left = float("inf")
+        start(server, path)
+        assert server.under_way() == ["A", "B", "C"], f"with power for {power} steps"
+        assert not path.exists()
+        if whole:
+            break
+    if what != "start cut by Ctrl-C, then stop":
+        assert whole, "the power never lasted to the end"
+        assert power > 3, "nothing was cut short"
+
+
+def test_one_linac_that_cannot_be_started_holds_up_no_other_and_is_tried_again(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "captures.json"
+    for serial in "ABC":
+        server.add(serial)
+    stop(server, path)
+    server.broken = {"B"}
+    assert "Linac B is not being recorded: The deployment icom-capture/B is not on the Prefect server." in start(server, path)
+    assert server.under_way() == ["A", "C"]
+    assert json.loads(path.read_text()) == ["B"]
+    server.broken = set()
+    stop(server, path)
+    start(server, path)
+    assert server.under_way() == ["A", "B", "C"]
+
+
+def test_a_linac_out_of_service_is_forgotten(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "captures.json"
+    server.add("A")
+    stop(server, path)
+    server.in_service = {"B"}
+    assert start(server, path) == []
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("content", ["", "{", "null", "7", '"4299'])
+def test_a_spoilt_file_is_as_good_as_none(server: Server, tmp_path: Path, content: str) -> None:
+    path = tmp_path / "captures.json"
+    path.write_text(content)
+    server.add("A")
+    start(server, path)
+    assert server.under_way() == ["A"]
+
+
+def test_a_listener_that_is_left_is_ended_and_one_that_cannot_be_asked_is_told(tmp_path: Path) -> None:
+    serial, closed = "4299", "127.0.0.1"
+    left: Any = SimpleNamespace(serial=serial, site=SimpleNamespace(spool=str(tmp_path / "spool")))
+    elsewhere: Any = SimpleNamespace(serial="5000", site=SimpleNamespace(spool=str(tmp_path / "not on this computer")))
+    control.start(serial, closed, free_port(), left.site.spool)
+    said: list[str] = []
+    try:
+        assert runs.end_listeners([elsewhere, left], said.append)
+        assert said == ["Ending the listener of linac 4299..."]
+        assert not control.is_running(left.site.spool, serial)
+    finally:
+        control.stop(left.site.spool, serial)
+    assert not (tmp_path / "not on this computer").exists()
+    unfit: Any = SimpleNamespace(serial="../x", site=left.site)
+    assert not runs.end_listeners([unfit], said.append)
+    assert "cannot name a folder" in said[-1]

@@ -1,0 +1,66 @@
+"""`python run.py test`: the parts that run side by side miss no test, tell how far they are, and do not hang for ever."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from launch import progress
+from launch import test as checks
+
+GOOD = "def test_good(): pass\n"
+BAD = "def test_bad(): assert 'cause' == 'effect'\n"
+SKIPPED = "import pytest\n@pytest.mark.skip(reason='no linac here')\ndef test_skipped(): pass\n"
+HANGS = "import time\ndef test_hangs(): time.sleep(300)\n"
+
+
+def part(name: str, code: str, tmp_path: Path) -> checks.Part:
+    file = tmp_path / f"test_of_{name}.py"
+    file.write_text(code)
+    return checks.Part(name, [*checks.PYTEST, "-p", "no:cacheprovider", f"--rootdir={tmp_path}", str(file)], tmp_path)
+
+
+def test_every_part_is_told_by_its_outcome(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(project)
+    parts = [part("good", GOOD + SKIPPED, tmp_path), part("bad", GOOD + BAD, tmp_path)]
+    assert checks._watch(parts, time.monotonic()) == ["bad"]
+    out = capsys.readouterr().out
+    assert "good: 1 passed, 1 skipped" in out
+    assert "no linac here" in out
+    assert "FAILED" in out
+    assert "assert 'cause' == 'effect'" in out
+    assert progress.read(parts[1].file).done == 2
+
+
+def test_what_hangs_is_ended_and_named(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(checks, "TELL_SECONDS", 0.5)
+    monkeypatch.setattr(checks, "LIMIT_MINUTES", 0.0)
+    hanging = part("hanging", HANGS, tmp_path)
+    until = time.monotonic() + 60
+    while not progress.read(hanging.file).now:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    assert checks._watch([hanging], time.monotonic() - 1) == ["hanging"]
+    assert hanging.child.ended()
+    out = capsys.readouterr().out
+    assert "test_hangs: not at its end" in out
+    assert "KeyboardInterrupt" in out, "it was ended in order, and shows where it was"
+
+
+def test_the_parts_together_are_all_tests_each_once(project: Path) -> None:
+    apart = {path.removeprefix("--ignore=") for path in checks.TESTS["library"]}
+    assert apart == set(checks.SERVERS)
+    assert all((project / path).exists() for path in (*checks.SERVERS, checks.RECORDING))
+    assert any(checks.RECORDING.startswith(f"{path}/") for path in checks.SERVERS)
+    assert checks.TESTS["servers"] == [*checks.SERVERS, *(f"--ignore={path}" for path in checks.TESTS["recording"])]
+
+
+def test_a_file_that_is_not_there_yet_or_cut_short_says_nothing(tmp_path: Path) -> None:
+    assert progress.read(tmp_path / "none").total == 0
+    (tmp_path / "cut").write_text('{"total": 7, "do')
+    assert progress.read(tmp_path / "cut").total == 0

@@ -1,0 +1,271 @@
+"""PyMedPhys's config.toml: what people wrote stays, what is new is right, and a file that is not understood is left alone."""
+
+import importlib.util
+import re
+import tomllib
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from linac.errors import SetupError
+from linac.provision import config
+from linac.provision.config import Entry
+from linac.transport import connect
+
+NOW = datetime(2026, 11, 22, 23, 15, tzinfo=UTC)
+
+FULL = r"""# PyMedPhys at the coast. Ask Jane before you change this!
+version = 1
+
+[trf_logfiles]
+root_directory = '\\NBCCC-pdc\physics\TRF'  # backed up nightly
+
+[icom]
+patient_directories = [
+    '\\NBCCC-pdc\physics\iCom\patients',  # NBCC
+]
+
+[[site]]
+name = "rccc"   # the hub
+
+    [site.export-directories]
+    icom = '\\rccc\iCom\patients'
+    # escan = 'old'
+
+    [site.mosaiq]
+    hostname = "rccc-mosaiq"
+    port = 1433
+    timezone = "Australia/Sydney"
+
+    # Peter
+    [[site.linac]]
+    name = "2619"
+    ip = "10.0.0.1"      # behind the tunnel
+    samba_ip = "10.0.0.2"
+    energies = ["6", "10"]
+
+        [site.linac.aliases]
+        iview = "2619_iView"
+
+    # Harry is to come
+    [[site.linac]]
+    name = "2694"
+    ip = "10.0.0.3"
+
+# The coast
+[[site]]
+name = "nbcc"
+
+    [site.export-directories]
+    icom = 'X:\iCom'
+
+[output]
+png_directory = '~/x'
+"""
+
+FLAT = """[[site]]
+name = "nbcc"
+
+[site.export-directories]
+icom = "/mnt/icom"
+
+[[site.linac]]
+name = "9183"
+ip = "192.168.17.41"
+[gamma]
+quiet = true"""
+
+FILES = {"full": FULL, "flat": FLAT, "empty": "", "comments": "# nothing yet\n", "no site": "[gamma]\nquiet = true\n"}
+
+
+def comments(text: str) -> list[str]:
+    return re.findall(r"#.*", text)
+
+
+def lines_gone(change: config.Change) -> list[str]:
+    return [line[1:] for line in change.diff.splitlines() if line.startswith("-") and not line.startswith("---")]
+
+
+@pytest.mark.parametrize("text", FILES.values(), ids=list(FILES))
+@pytest.mark.parametrize("site", ["nbcc", "sash"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_a_new_linac_is_added_and_everything_else_stays(text: str, site: str, newline: str) -> None:
+    before = text.replace("\n", newline)
+    change = config.update(before, Entry(site, "4299", "192.168.17.40", energies=("6", "10"), iview_alias="4299_iView"))
+    sites = tomllib.loads(change.after)["site"]
+    [ours] = [one for one in sites if one["name"] == site]
+    assert ours["linac"][-1] == {
+        "name": "4299",
+        "ip": "192.168.17.40",
+        "samba_ip": "192.168.17.40",
+        "energies": ["6", "10"],
+        "aliases": {"iview": "4299_iView"},
+    }
+    assert lines_gone(change) == []
+    assert comments(change.after) == comments(before)
+    if newline == "\r\n" and text.count("\n"):
+        assert change.after.count("\n") == change.after.count("\r\n")
+    again = config.update(change.after, Entry(site, "4299", "192.168.17.40", energies=("6", "10"), iview_alias="4299_iView"))
+    assert not again.changed
+    assert again.diff == ""
+
+
+def test_new_lines_look_like_their_neighbours_and_stand_before_the_next_comment() -> None:
+    after = config.update(FULL, Entry("rccc", "4299", "192.168.17.40", iview_alias="4299_iView")).after
+    assert (
+        """    ip = "10.0.0.3"
+
+    [[site.linac]]
+    name = "4299"
+    ip = "192.168.17.40"
+    samba_ip = "192.168.17.40"
+
+        [site.linac.aliases]
+        iview = "4299_iView"
+
+# The coast
+[[site]]
+"""
+        in after
+    )
+
+
+def test_values_are_updated_in_place_with_their_comments() -> None:
+    entry = Entry(
+        "rccc", "2619", "10.9.9.9", icom_live=r"\\rccc\iCom\live", mosaiq={"port": 11433}, patients=r"\\rccc\iCom\patients"
+    )
+    change = config.update(FULL, entry)
+    assert lines_gone(change) == ["    port = 1433", '    ip = "10.0.0.1"      # behind the tunnel']
+    assert '    ip = "10.9.9.9"      # behind the tunnel' in change.after
+    assert r"    icom_live = '\\rccc\iCom\live'" in change.after
+    assert tomllib.loads(change.after)["icom"]["patient_directories"] == [
+        r"\\NBCCC-pdc\physics\iCom\patients",
+        r"\\rccc\iCom\patients",
+    ]
+    assert comments(change.after) == comments(FULL)
+    linac = tomllib.loads(change.after)["site"][0]["linac"][0]
+    assert linac["samba_ip"] == "10.0.0.2"  # it was another one than the address, and stays
+    assert linac["energies"] == ["6", "10"]
+
+
+def test_a_samba_address_that_was_the_address_moves_along() -> None:
+    first = config.update(FLAT, Entry("nbcc", "4299", "192.168.17.40")).after
+    moved = tomllib.loads(config.update(first, Entry("nbcc", "4299", "192.168.17.60")).after)
+    assert moved["site"][0]["linac"][1]["samba_ip"] == "192.168.17.60"
+
+
+def test_a_linac_is_removed_and_comes_back() -> None:
+    gone = config.remove(FULL, "2619")
+    assert [linac["name"] for linac in tomllib.loads(gone.after)["site"][0]["linac"]] == ["2694"]
+    assert set(comments(FULL)) - set(comments(gone.after)) == {"# Peter", "# behind the tunnel"}
+    last = config.remove(gone.after, "2694")
+    assert tomllib.loads(last.after)["site"][0]["linac"] == []  # PyMedPhys's apps look the key up
+    back = config.update(last.after, Entry("rccc", "2694", "10.0.0.3"))
+    assert [linac["name"] for linac in tomllib.loads(back.after)["site"][0]["linac"]] == ["2694"]
+    assert not config.remove(FULL, "4299").changed
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[[site]\nname=", "cannot be read"),
+        ('redirect = "S:/config.toml"', "only points to another one: S:/config.toml"),
+        ("version = 2", "version 2"),
+        ('site = "nbcc"', "not a list of [[site]] tables"),
+        ("[site]\nname = 'nbcc'", "not a list of [[site]] tables"),
+        ("[[site]]\n[[site]]", "a name of their own"),
+        ("[[site]]\nname='a'\n[[site]]\nname='a'", "a name of their own"),
+        ("[[site]]\nname='a'\nlinac='4299'", "not a list of [[site.linac]]"),
+        ("[[site]]\nname='a'\nmosaiq=1", "`mosaiq` is not a table"),
+        ("[[site]]\nname='a'\n[[site.linac]]\nname=4299", "a name of their own"),
+        ("site = [{name='a', linac=[{name='1', ip='x'}]}]", "of its own where one was expected"),
+        ("[icom]\npatient_directories = 'x'", "is not what PyMedPhys wants"),
+        ("[[site]]\nname='b'\n[[site.linac]]\nname='4299'\nip='x'", "is at site b"),
+        ("[[site]]\nname='b'\n[[site.linac]]\nname='1'\nip='192.168.17.40'", "Linac 1 has the address"),
+        ("[[site]]\nname='a'\nx = [\n[1]\n]", "cannot change safely"),  # a line that looks like a header
+    ],
+)
+def test_what_is_not_understood_is_refused(text: str, says: str) -> None:
+    with pytest.raises(SetupError, match=re.escape(says)):
+        config.update(text, Entry("a", "4299", "192.168.17.40"))
+
+
+def test_tunnels_to_several_linacs_may_end_at_one_computer() -> None:
+    first = config.update("", Entry("a", "4299", "127.0.0.1")).after
+    assert len(tomllib.loads(config.update(first, Entry("a", "9183", "127.0.0.1")).after)["site"][0]["linac"]) == 2
+
+
+PRINTABLE = st.text(st.characters(blacklist_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1, max_size=20).filter(
+    lambda text: text.strip() and text.isprintable()
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(PRINTABLE, PRINTABLE, st.sampled_from(sorted(FILES)))
+def test_any_name_comes_back_from_the_file_in_ascii(site: str, value: str, name: str) -> None:
+    """PyMedPhys opens the file in its computer's code page: what we add is plain ASCII."""
+    entry = Entry(site, "4299", "192.168.17.40", iview_alias=value, icom=value)
+    change = config.update(FILES[name], entry)
+    ours = [one for one in tomllib.loads(change.after)["site"] if one["name"] == site]
+    assert ours[0]["export-directories"]["icom"] == value
+    assert ours[0]["linac"][-1]["aliases"]["iview"] == value
+    assert change.after.isascii()
+    assert not config.update(change.after, entry).changed
+
+
+def test_the_file_is_replaced_with_a_dated_backup(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_bytes(FULL.encode())
+    with connect(tmp_path) as folder:
+        change = config.update(config.read(folder), Entry("nbcc", "4299", "192.168.17.40"))
+        assert config.write(folder, change, NOW) == "config.toml.20261122-231500.bak"
+        assert (tmp_path / "config.toml.20261122-231500.bak").read_bytes() == FULL.encode()
+        assert config.read(folder) == change.after
+        same = config.update(config.read(folder), Entry("nbcc", "4299", "192.168.17.40"))
+        assert config.write(folder, same, NOW) == ""
+        with pytest.raises(SetupError, match="somebody has just changed"):
+            config.write(folder, change, NOW)
+        removed = config.remove(config.read(folder), "4299")
+        assert config.write(folder, removed, NOW) == "config.toml.20261122-231500-1.bak"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "config.toml",
+        "config.toml.20261122-231500-1.bak",
+        "config.toml.20261122-231500.bak",
+    ]
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_bytes(b"# gr\xfc\xdfe\n")
+    with connect(tmp_path) as folder, pytest.raises(SetupError, match="UTF-8"):
+        config.read(folder)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pymedphys") is None, reason="PyMedPhys is not installed")
+@pytest.mark.parametrize("text", FILES.values(), ids=list(FILES))
+def test_the_result_loads_in_pymedphys(text: str, tmp_path: Path) -> None:
+    from pymedphys._config import get_config
+
+    entry = Entry(
+        "nbcc",
+        "4299",
+        "192.168.17.40",
+        energies=("6 MV", "10 MV"),
+        iview_alias="4299_iView",
+        icom=r"\\NBCCC-pdc\physics\Größe & Maß\iCom\patients",
+        icom_live=r"\\NBCCC-pdc\physics\iCom\live",
+        iview=r"\\NBCCC-pdc\iView",
+        patients=r"\\NBCCC-pdc\Größe\iCom\patients",
+        trf=r"\\NBCCC-pdc\physics\TRF",
+        mosaiq={"hostname": "mosaiq", "port": 1433, "timezone": "Australia/Sydney", "alias": "NBCC Mosaiq"},
+    )
+    after = config.update(text, entry).after
+    (tmp_path / "config.toml").write_text(after)
+    loaded: dict[str, Any] = get_config(tmp_path)
+    assert loaded == tomllib.loads(after)
+    [site] = [one for one in loaded["site"] if one["name"] == "nbcc"]
+    assert site["export-directories"]["icom_live"] == r"\\NBCCC-pdc\physics\iCom\live"
+    assert site["linac"][-1]["aliases"] == {"iview": "4299_iView"}
+    assert loaded["icom"]["patient_directories"][-1] == r"\\NBCCC-pdc\Größe\iCom\patients"

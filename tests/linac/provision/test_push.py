@@ -1,0 +1,159 @@
+"""Pushing to a capture host: a real sshd, a real listener, a simulated linac. Stood in: systemctl, and what makes accounts."""
+
+import contextlib
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from linac.capture import control
+from linac.errors import SetupError, UnreachableError
+from linac.provision import NSSM, SYSTEMD, Listening, Services
+from linac.provision.push import push
+from linac.simulator import SimulatedLinac
+from linac.simulator.sshd import SshServer, is_installed
+from linac.transport.ssh import Gateway
+
+pytestmark = pytest.mark.skipif(os.name == "nt" or not is_installed(), reason="OpenSSH's server is not installed")
+
+# `enable --now` starts what the unit says, as systemd would; `is-active` looks whether it still runs.
+SYSTEMCTL = """#!/bin/sh
+echo "systemctl $*" >>"$LAB/calls"
+case "$1 $2" in
+  "enable --now") shift 2
+    for unit in "$@"; do
+      [ -e "$LAB/$unit.pid" ] && kill -0 "$(cat "$LAB/$unit.pid")" 2>/dev/null && continue
+      path="$(sed -n 's/^Environment="*PYTHONPATH=\\([^"]*\\)"*$/\\1/p' "$SYSTEMD_UNITS/$unit")"
+      line="$(sed -n 's/^ExecStart=//p' "$SYSTEMD_UNITS/$unit")"
+      PYTHONPATH="$path" sh -c "exec $line" >"$LAB/$unit.log" 2>&1 </dev/null &
+      echo $! >"$LAB/$unit.pid"
+    done ;;
+  "is-active "*) kill -0 "$(cat "$LAB/$2.pid")" 2>/dev/null && echo active || { echo failed; exit 3; } ;;
+  "--quiet is-active") [ -e "$LAB/$3.pid" ] && kill -0 "$(cat "$LAB/$3.pid")" 2>/dev/null ;;
+esac
+"""
+INSTALL = '#!/bin/sh\ncase "$1" in -d) mkdir -p "$7" ;; *) exec /usr/bin/install "$@" ;; esac\n'
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[SimpleNamespace]:
+    """A capture host: an sshd whose sessions see our stand-ins, with places of its own for units, spool and records."""
+    tools, units, icom = tmp_path / "tools", tmp_path / "units", tmp_path / "records" / "iCom"
+    for folder in (tools, units, icom):
+        folder.mkdir(parents=True)
+    quiet = "#!/bin/sh\nexit 0\n"
+    for name, text in {"systemctl": SYSTEMCTL, "install": INSTALL, "useradd": quiet, "getent": quiet}.items():
+        (tools / name).write_text(text)
+        (tools / name).chmod(0o755)
+    (tools / "id").write_text('#!/bin/sh\n[ "$1" = -u ] && echo 0 || echo staff\n')
+    (tools / "id").chmod(0o755)
+    (tools / "python3").symlink_to(sys.executable)
+    where = f"PATH={tools}:/usr/bin:/bin LAB={tmp_path} SYSTEMD_UNITS={units}"
+    with SshServer(tmp_path / "sshd", {"SetEnv": where}) as server:
+        gateway = Gateway(server.host, server.port, server.user, server.host_key, key=server.key_file)
+        yield SimpleNamespace(top=tmp_path, gateway=gateway, home=str(tmp_path / "opt"), spool=tmp_path / "spool", units=units)
+    for path in tmp_path.glob("*.pid"):
+        end(int(path.read_text()))
+    for path in (tmp_path / "spool").glob("*"):
+        control.stop(tmp_path / "spool", path.name, 30)
+
+
+def end(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+
+
+def services(lab: SimpleNamespace, linac: SimulatedLinac, **changes: Any) -> Services:
+    listening = Listening("4299", linac.address[0], linac.address[1])
+    return Services(
+        **{"kind": SYSTEMD, "linacs": (listening,), "records": str(lab.top / "records"), "spool": str(lab.spool), **changes}
+    )
+
+
+@pytest.fixture
+def pushed(lab: SimpleNamespace) -> Callable[..., list[str]]:
+    def run(what: Services, **more: Any) -> list[str]:
+        said: list[str] = []
+        push(lab.gateway, what, said.append, home=lab.home, **more)
+        return said
+
+    return run
+
+
+@pytest.mark.skipif(shutil.which("python3", path="/usr/bin") is None, reason="there is no /usr/bin/python3 for the units to run")
+def test_a_push_ends_with_messages_and_pushing_again_changes_nothing(
+    lab: SimpleNamespace, pushed: Callable[..., list[str]]
+) -> None:
+    with SimulatedLinac("4299", speed=4) as linac:
+        what = services(lab, linac)
+        first = pushed(what, wait_seconds=90)
+        assert first[0].startswith(f"{lab.home}: copied, ")
+        assert "icom-listening-4299.service: installed" in first[1]
+        assert first[2] == "icom-listening-4299.service: runs."
+        assert first[3].startswith("Linac 4299: ")
+        assert first[3].endswith(" messages have arrived.")
+        status = control.status(lab.spool, "4299")
+        assert status is not None
+        assert status.connected
+        written = {path: path.stat().st_mtime_ns for path in Path(lab.home).rglob("*.py")}
+        again = pushed(what)
+        assert again[0] == f"{lab.home}: unchanged."
+        assert "icom-listening-4299.service: unchanged" in again[1]
+        assert {path: path.stat().st_mtime_ns for path in Path(lab.home).rglob("*.py")} == written
+        other = pushed(services(lab, linac, log_on="recorder"))
+        assert other[0].startswith(f"{lab.home}: updated")
+        assert "when no patient is being treated: systemctl restart" in other[1]
+        now = control.status(lab.spool, "4299")
+        assert now is not None
+        assert now.pid == status.pid  # the recording went on
+        assert now.reconnects == status.reconnects
+        assert not [path for path in lab.top.iterdir() if path.name.startswith("opt.")]
+
+
+def test_silence_is_told(lab: SimpleNamespace, pushed: Callable[..., list[str]]) -> None:
+    with SimulatedLinac("4299") as linac:
+        what = services(lab, linac)
+    with pytest.raises(UnreachableError, match="no message has come within"):
+        pushed(what, wait_seconds=0)
+
+
+def test_a_host_that_is_not_fit_or_refuses_is_told_with_what_it_said(
+    lab: SimpleNamespace, pushed: Callable[..., list[str]]
+) -> None:
+    with SimulatedLinac("4299") as linac:
+        what = services(lab, linac)
+    with pytest.raises(SetupError, match="Only a Linux host"):
+        push(lab.gateway, Services(NSSM, what.linacs, "D:\\records"), print)
+    put(lab, "useradd", "echo no room for accounts; exit 9")
+    put(lab, "getent", "exit 2")
+    with pytest.raises(SetupError, match=r"(?s)The installation failed on the host \(exit code 9\).*no room for accounts"):
+        pushed(what)
+    put(lab, "uname", "echo Darwin")
+    with pytest.raises(SetupError, match=r"not fit for the listener.*Darwin"):
+        pushed(what)
+
+
+def test_who_is_not_root_uses_sudo(lab: SimpleNamespace, pushed: Callable[..., list[str]]) -> None:
+    with SimulatedLinac("4299") as linac:
+        what = services(lab, linac)
+    put(lab, "id", 'if [ -n "$AS_ROOT" ]; then echo 0; else echo 1000; fi')
+    put(lab, "sudo", "echo a password is required; exit 1")
+    with pytest.raises(SetupError, match=r"may not install services: a password is required"):
+        pushed(what)
+    put(lab, "sudo", '[ "$1" = -n ] && shift; AS_ROOT=1 exec "$@"')
+    put(lab, "getent", "exit 2")
+    put(lab, "useradd", "exit 9")  # so far it comes as root
+    with pytest.raises(SetupError, match=r"exit code 9"):
+        pushed(what)
+
+
+def put(lab: SimpleNamespace, name: str, text: str) -> None:
+    path = lab.top / "tools" / name
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)

@@ -1,0 +1,582 @@
+"""Servers that refuse, die, hang or are full: the time to a clear error is bounded, nothing is torn, the next try succeeds."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from linac.errors import LinacError, PeerError, SetupError, StorageError, UnreachableError
+from linac.simulator.samba import Samba
+from linac.transport import AwayError, Folder, connect
+from linac.transport.smb import SmbFolder
+
+Dial = Callable[..., SmbFolder]
+
+BOUND = 15.0
+"""Seconds: a busy machine's share on top of the timeout of 2 s."""
+
+
+@contextlib.contextmanager
+def bounded(kind: type[BaseException], text: str) -> Iterator[None]:
+    began = time.monotonic()
+    with pytest.raises(kind, match=text) as caught:
+        yield
+    assert time.monotonic() - began < BOUND
+    assert isinstance(caught.value, LinacError)
+
+
+class TestRefusals:
+    def test_a_wrong_password_is_said_and_never_shown(self, dial: Dial) -> None:
+        folder = dial(password="a wrong one")
+        with bounded(SetupError, "does not accept the name or the password of icomreader") as _:
+            folder.check()
+        with pytest.raises(SetupError) as caught:
+            folder.list()
+        shown = [repr(caught.value), str(caught.value), repr(folder), repr(vars(folder)), repr(vars(folder._links))]
+        assert "a wrong one" not in " ".join(shown)
+
+    def test_a_wrong_user_is_said(self, dial: Dial) -> None:
+        with bounded(SetupError, "name or the password of nobody-here"):
+            dial(user="nobody-here").check()
+
+    def test_a_wrong_password_fails_although_a_right_one_is_connected(self, dial: Dial) -> None:
+        dial().check()
+        with bounded(SetupError, "password"):
+            dial(password="a wrong one").check()
+
+    def test_a_share_that_is_not_there(self, dial: Dial) -> None:
+        with bounded(SetupError, "has no share 'Backups'"):
+            dial("Backups").check()
+
+    def test_a_folder_that_is_not_there(self, dial: Dial) -> None:
+        with bounded(StorageError, r"Could not list .*physics\\gone: it is not there"):
+            dial("physics", "gone").check()
+
+    def test_a_share_that_the_account_may_not_open(self, tmp_path: Path) -> None:
+        with (
+            Samba(tmp_path, {"secret": True}, more={"secret": "valid users = somebody"}) as server,
+            connect(server.unc("secret"), server.credentials, port=server.port, timeout=5) as folder,
+            bounded(SetupError, "does not open the share 'secret' to icomreader"),
+        ):
+            folder.check()
+
+    def test_a_share_that_may_only_be_read(self, dial: Dial, own_server: Samba) -> None:
+        (own_server.folder("Backup") / "a.zip").write_bytes(b"zip")
+        folder = dial("Backup")
+        assert folder.read("a.zip") == b"zip"
+        for work in (
+            lambda: folder.write("b", b"1"),
+            lambda: folder.create("b", b"1"),
+            lambda: folder.remove("a.zip"),
+            lambda: folder.make("c"),
+            lambda: folder.replace("a.zip", "b.zip"),
+        ):
+            with bounded(StorageError, "access denied|write-protected"):
+                work()
+        assert [path.name for path in own_server.folder("Backup").iterdir()] == ["a.zip"]
+
+    def test_a_port_where_nothing_listens(self) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        with (
+            connect(r"\\127.0.0.1\physics", credentials(), port=port, timeout=2) as folder,
+            bounded(AwayError, "refuses the conn"),
+        ):
+            folder.check()
+
+    def test_a_server_that_no_name_leads_to(self) -> None:
+        with (
+            connect(r"\\no-such-nss.invalid\physics", credentials(), timeout=2) as folder,
+            bounded(UnreachableError, "not known"),
+        ):
+            folder.check()
+
+    @pytest.mark.parametrize("says", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"", b"\0\0\0\x04abcd", b"\xff" * 200])
+    def test_something_that_is_no_smb_server(self, says: bytes) -> None:
+        with (
+            talking(says) as port,
+            connect(r"\\127.0.0.1\physics", credentials(), port=port, timeout=1) as folder,
+            bounded(LinacError, "does not speak SMB|did not answer|ended the connection at once"),
+        ):
+            folder.check()
+
+    def test_a_service_that_takes_connections_and_is_silent(self) -> None:
+        with (
+            talking(None) as port,
+            connect(r"\\127.0.0.1\physics", credentials(), port=port, timeout=1) as folder,
+            bounded(UnreachableError, "did not answer for 1 s"),
+        ):
+            folder.check()
+
+
+def credentials() -> Any:
+    from linac.transport import Credentials
+
+    return Credentials("icomreader", "x")
+
+
+@contextlib.contextmanager
+def talking(says: bytes | None) -> Iterator[int]:
+    """A server that says something of its own, or nothing at all, to whoever connects."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        kept: list[socket.socket] = []
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    peer, _ = server.accept()
+                    kept.append(peer)
+                    if says is not None:
+                        peer.recv(4096)
+                        peer.sendall(says)
+                        peer.shutdown(socket.SHUT_WR)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield server.getsockname()[1]
+    for peer in kept:
+        peer.close()
+
+
+class TestInMidTransfer:
+    """The server dies, or stops without a word, while a file goes one way or the other."""
+
+    @pytest.fixture(params=["killed", "stopped"])
+    def trouble(
+        self, request: pytest.FixtureRequest, own_server: Samba
+    ) -> Iterator[tuple[Callable[[], None], Callable[[], None], str]]:
+        """What happens to the server, how it comes back, and what is said of it."""
+        if request.param == "killed":
+            yield own_server.kill, own_server.start, "broke off|refuses the connection"
+            return
+        yield own_server.freeze, own_server.thaw, "did not answer for 2 s"
+        own_server.thaw()
+
+    def test_while_fetching(self, trouble: Any, dial: Dial, own_server: Samba, big: Path, tmp_path: Path) -> None:
+        happens, ends, said = trouble
+        (own_server.folder("Backup") / "a.zip").write_bytes(big.read_bytes())
+        folder = dial("Backup")
+        meddle(folder, "end", 6, happens)
+        with bounded(AwayError, said):
+            folder.fetch("a.zip", tmp_path / "a.zip")
+        assert not (tmp_path / "a.zip").exists()
+        [kept] = [path.stat().st_size for path in tmp_path.glob("a.zip.part-*") if path.suffix != ".json"]
+        assert 0 < kept < big.stat().st_size
+        ends()
+        asked = count_bytes(folder)
+        assert folder.fetch("a.zip", tmp_path / "a.zip")
+        assert (tmp_path / "a.zip").read_bytes() == big.read_bytes()
+        assert asked[0] <= big.stat().st_size - kept, "what was there already was fetched again"
+        assert [path.name for path in tmp_path.glob("a.zip*")] == ["a.zip"]
+
+    @pytest.mark.parametrize("replaced", [False, True])
+    def test_while_storing(self, trouble: Any, dial: Dial, own_server: Samba, big: Path, replaced: bool) -> None:
+        happens, ends, said = trouble
+        there = own_server.folder("physics") / "a" / "b.bin"
+        folder = dial()
+        folder.make("a")
+        if replaced:
+            there.write_bytes(b"old")
+        meddle(folder, "begin", 6, happens)
+        with bounded(AwayError, said):
+            folder.store(big, "a/b.bin")
+        assert (there.read_bytes() if there.exists() else b"") == (b"old" if replaced else b"")
+        ends()
+        assert [entry.name for entry in folder.list("a/*")] == (["b.bin"] if replaced else [])
+        folder.store(big, "a/b.bin")
+        assert there.read_bytes() == big.read_bytes()
+
+    def test_while_a_file_is_read(self, trouble: Any, dial: Dial, own_server: Samba, big: Path) -> None:
+        happens, ends, said = trouble
+        (own_server.folder("Backup") / "a.zip").write_bytes(big.read_bytes())
+        folder = dial("Backup")
+        file = folder.open("a.zip")
+        assert file.read(100) == big.read_bytes()[:100]
+        happens()
+        with bounded(AwayError, said):
+            file.read()
+        began = time.monotonic()
+        file.close()
+        folder_closed = dial("Backup")
+        folder_closed.close()
+        assert time.monotonic() - began < 2, "closing must not wait for a server that does not answer"
+        ends()
+        with folder.open("a.zip") as again:
+            assert again.read() == big.read_bytes()
+
+    def test_between_two_uses(self, trouble: Any, dial: Dial, own_server: Samba) -> None:
+        happens, ends, said = trouble
+        folder = dial()
+        folder.write("a", b"1")
+        happens()
+        for work in (
+            lambda: folder.list(),
+            lambda: folder.write("a", b"2"),
+            lambda: folder.create("b", b""),
+            lambda: folder.free(),
+        ):
+            with bounded(AwayError, said):
+                work()
+        ends()
+        folder.write("a", b"3")
+        assert folder.read("a") == b"3"
+
+    def test_by_many_threads_at_once(self, trouble: Any, dial: Dial, own_server: Samba, big: Path, tmp_path: Path) -> None:
+        happens, ends, _ = trouble
+        (own_server.folder("Backup") / "a.zip").write_bytes(big.read_bytes())
+        folder = dial("Backup")
+        errors: list[BaseException] = []
+        under_way = threading.Barrier(4)
+
+        def run(number: int) -> None:
+            try:
+                folder.check()
+                under_way.wait(10)
+                for again in range(50):
+                    folder.fetch("a.zip", tmp_path / f"{number}-{again}.zip")
+            except BaseException as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=run, args=(number,)) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        under_way.wait(10)
+        time.sleep(0.3)
+        began = time.monotonic()
+        happens()
+        for thread in threads:
+            thread.join(BOUND)
+        assert time.monotonic() - began < BOUND
+        assert [type(error) for error in errors] == [AwayError] * 3
+        ends()
+        assert folder.fetch("a.zip", tmp_path / "end.zip")
+
+
+def meddle(folder: Folder, method: str, after: int, happens: Callable[[], None]) -> None:
+    """Let something happen after so many requests of this thread's connection."""
+    assert isinstance(folder, SmbFolder)
+    link = folder._links.get()
+    real = getattr(link, method)
+    calls = [0]
+
+    def counted(*arguments: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == after:
+            happens()
+        return real(*arguments)
+
+    setattr(link, method, counted)
+
+
+def count_bytes(folder: Folder) -> list[int]:
+    """Bytes that this thread's connection is asked for from now on."""
+    assert isinstance(folder, SmbFolder)
+    link = folder._links.get()
+    real = link.read_range
+    asked = [0]
+
+    def counted(handle: bytes, offset: int, size: int, take: Any) -> int:
+        asked[0] += size
+        return real(handle, offset, size, take)
+
+    link.read_range = counted  # type: ignore[method-assign]
+    return asked
+
+
+class TestInUse:
+    def test_a_target_that_somebody_has_open_is_replaced_once_it_is_closed(
+        self, dial: Dial, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder = dial()
+        folder.write("a", b"old")
+        hold = exclusively(folder, "a")
+        timer = threading.Timer(0.4, hold)
+        timer.start()
+        folder.write("a", b"new")
+        timer.join()
+        assert folder.read("a") == b"new"
+
+    def test_a_target_that_stays_open_is_left_and_no_part_beside_it(
+        self, dial: Dial, own_server: Samba, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from linac.transport import smb
+
+        monkeypatch.setattr(smb, "REPLACE_TRIES", 3)
+        folder = dial()
+        folder.write("a", b"old")
+        hold = exclusively(folder, "a")
+        with bounded(StorageError, "access denied|has it open"):
+            folder.write("a", b"new")
+        with bounded(StorageError, "has it open"):
+            dial().read("a")
+        hold()
+        assert folder.read("a") == b"old"
+        assert [path.name for path in own_server.folder("physics").iterdir()] == ["a"]
+
+    def test_reading_never_locks_the_writer_out(self, dial: Dial, own_server: Samba) -> None:
+        """The linac may write, replace and remove its backup while we read it."""
+        linac, us = dial(), dial()
+        linac.write("SDD+1.zip", b"first")
+        with us.open("SDD+1.zip") as file:
+            assert file.read(2) == b"fi"
+            linac.replace("SDD+1.zip", "SDD+2.zip")
+            linac.write("SDD+1.zip", b"second")
+            linac.remove("SDD+2.zip")
+        assert us.read("SDD+1.zip") == b"second"
+
+
+def exclusively(folder: SmbFolder, name: str) -> Callable[[], None]:
+    """Open a file as programs do that share it with nobody; what closes it again."""
+    from linac.transport import smb_messages as messages
+
+    link = folder._links.get()  # of another connection Samba would replace the file all the same
+    handle = messages.opened(link.call(messages.open_file(name, messages.READ_DATA, share=messages.SHARE_NONE))).handle
+    return lambda: link.close_soon(handle)
+
+
+class TestFull:
+    @pytest.fixture
+    def full(self, tmp_path: Path) -> Iterator[tuple[Folder, Path]]:
+        """A share on a disk of 8 MiB."""
+        disk = tmp_path / "disk"
+        disk.mkdir()
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(disk)], capture_output=True, check=False)
+        if mounted.returncode:
+            pytest.skip("a small disk cannot be mounted here (that takes an administrator)")
+        try:
+            with Samba(tmp_path, {"disk": True}) as server:
+                with connect(server.unc("disk"), server.credentials, port=server.port, timeout=10) as folder:
+                    yield folder, disk
+        finally:
+            subprocess.run(["umount", str(disk)], check=True, timeout=30)
+
+    def test_a_full_share_is_said_and_nothing_half_stays_on_it(self, full: tuple[Folder, Path], big: Path) -> None:
+        folder, disk = full
+        folder.write("old", b"1" * 1_000_000)
+        for work in (
+            lambda: folder.store(big, "old"),
+            lambda: folder.store(big, "new"),
+            lambda: folder.write("new", big.read_bytes()),
+        ):
+            with bounded(StorageError, "the share is full"):
+                work()
+            assert [path.name for path in disk.iterdir()] == ["old"]
+            assert folder.read("old") == b"1" * 1_000_000
+        for number in range(9):
+            with contextlib.suppress(StorageError):
+                folder.write(str(number), os.urandom(1 << 20))
+        with bounded(StorageError, "the share is full"):
+            folder.write("small", os.urandom(1 << 20))
+        assert folder.free() < 1 << 20
+        folder.remove("0")
+        folder.write("small", b"fits")
+        assert folder.read("small") == b"fits"
+
+
+class TestEnds:
+    def test_nothing_is_left_of_a_closed_folder(self, smb_server: Samba, no_workers: Callable[[], list[str]]) -> None:
+        before = sockets()
+        folder = connect(smb_server.unc("physics"), smb_server.credentials, port=smb_server.port, timeout=5)
+        folder.check()
+        threads = [threading.Thread(target=folder.check) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        folder.close()
+        folder.close()
+        assert no_workers() == []
+        assert sockets() == before
+        with pytest.raises(ValueError, match="closed"):
+            folder.list()
+
+    def test_connections_of_threads_that_ended_are_used_again(self, smb_server: Samba) -> None:
+        with connect(smb_server.unc("physics"), smb_server.credentials, port=smb_server.port, timeout=5) as folder:
+            for _ in range(8):
+                thread = threading.Thread(target=folder.check)
+                thread.start()
+                thread.join()
+            assert isinstance(folder, SmbFolder)
+            assert len(folder._links._by_thread) == 1
+
+    def test_a_file_that_is_dropped_amid_a_request_is_closed_after_it(self, smb_server: Samba) -> None:
+        """The garbage collector can close a file at any moment, in the middle of a message too."""
+        with connect(smb_server.unc("physics"), smb_server.credentials, port=smb_server.port, timeout=5) as folder:
+            assert isinstance(folder, SmbFolder)
+            folder.write("dropped.txt", b"1")
+            link = folder._links.get()
+            file = folder.open("dropped.txt")
+            file.read()
+            link._inside = threading.get_ident()
+            file.close()
+            link._inside = 0
+            assert len(link._to_close) == 1
+            worker = folder.open("dropped.txt")
+            with link.lock:
+                thread = threading.Thread(target=worker.close)
+                thread.start()
+                thread.join(5)
+                assert not thread.is_alive(), "closing waits for nobody"
+            assert len(link._to_close) == 1, "the first was closed with the next request"
+            folder.check()
+            folder.check()
+            assert not link._to_close
+            assert len(link._connection.outstanding_requests) <= 2
+            folder.remove("dropped.txt")
+
+    @pytest.mark.parametrize("how", ["", "server.freeze()", "server.kill()"])
+    def test_a_process_ends_that_closes_nothing(self, how: str, project: Path, own_server: Samba, big: Path) -> None:
+        (own_server.folder("Backup") / "a.zip").write_bytes(big.read_bytes())
+        script = f"""
+import sys, threading
+from linac.transport import Credentials, connect
+folder = connect({own_server.unc("Backup")!r}, Credentials({own_server.user!r}, {own_server.password!r}), port={own_server.port})
+file = folder.open("a.zip")
+file.read(10)
+thread = threading.Thread(target=folder.list)
+thread.start()
+thread.join()
+print("open", flush=True)
+sys.stdin.readline()
+"""
+        process = subprocess.Popen(
+            [sys.executable, "-c", script],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=project,
+            text=True,
+        )
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "open\n"
+            if how == "server.freeze()":
+                own_server.freeze()
+            elif how:
+                own_server.kill()
+            _, errors = process.communicate("\n", timeout=BOUND)
+        finally:
+            process.kill()
+            own_server.thaw()
+        assert process.returncode == 0
+        assert errors == ""
+
+
+def sockets() -> int:
+    """Open sockets of this process, where the system tells."""
+    folder = Path("/proc/self/fd")
+    if not folder.is_dir():
+        return 0
+    found = 0
+    for descriptor in folder.iterdir():
+        with contextlib.suppress(OSError):
+            found += os.readlink(descriptor).startswith("socket:")
+    return found
+
+
+def test_a_gateway_is_gone_through_and_laid_anew_when_it_fails(own_server: Samba) -> None:
+    """The server's name stays that of the server; only the connection goes elsewhere."""
+    ways: list[str] = []
+
+    class Way:
+        broken = False
+
+        @contextlib.contextmanager
+        def forward(self, host: str, port: int) -> Iterator[tuple[str, int]]:
+            ways.append(f"to {host}:{port}")
+            yield "127.0.0.1", 1 if self.broken else own_server.port
+            ways.append("closed")
+
+    way = Way()
+    with connect(r"\\nss-4299\physics\a", own_server.credentials, port=4450, gateway=way, timeout=5) as folder:
+        folder.make_root()
+        folder.write("x", b"1")
+        assert folder.location == r"\\nss-4299\physics\a"
+        assert ways == ["to nss-4299:4450"]
+        own_server.kill()
+        with bounded(AwayError, "broke off|refuses"):
+            folder.read("x")
+        with bounded(AwayError, "through the gateway"):
+            folder.read("x")
+        own_server.start()
+        assert folder.read("x") == b"1"
+        assert ways.count("to nss-4299:4450") >= 2
+    assert ways[-1] == "closed"
+    assert ways.count("closed") * 2 == len(ways)
+
+
+def test_what_is_not_encrypted_or_not_signed_is_not_believed() -> None:
+    from types import SimpleNamespace
+
+    from smbprotocol.connection import Dialects
+
+    from linac.transport.smb_link import _Signatures, _UnsafeError, _Wire
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ours = socket.create_connection(server.getsockname())
+        theirs, _ = server.accept()
+    plain = b"\xfeSMB" + bytes(60)
+    known: Any = SimpleNamespace(dialect=Dialects.SMB_3_0_2, signing_algorithm_id=None)
+    session: Any = SimpleNamespace(signing_key=bytes(16))
+    with theirs:
+        wire = _Wire(ours, 5)
+
+        def say(message: bytes) -> bytes | None:
+            theirs.sendall(len(message).to_bytes(4, "big") + message)
+            return wire.recv(5)
+
+        assert say(plain) == plain
+        wire.signatures = _Signatures(known, session)
+        with pytest.raises(_UnsafeError, match="not signed"):
+            say(plain)
+        marked = plain[:16] + b"\x08" + plain[17:]
+        with pytest.raises(_UnsafeError, match="not the server's"):
+            say(marked)
+        right = wire.signatures._made(memoryview(marked), 0, 0)
+        assert say(marked[:48] + right) is not None
+        chained = marked[:20] + b"\x40" + marked[21:]
+        right = wire.signatures._made(memoryview(chained), 0, 0)
+        with pytest.raises(_UnsafeError, match="not signed"):
+            say(chained[:48] + right + plain)
+        wire.cipher = object()  # type: ignore[assignment]
+        with pytest.raises(_UnsafeError, match="not encrypted"):
+            say(plain)
+        wire.close()
+        assert wire.recv(5) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "encrypted"), [("", True), ("server smb encrypt = off", False), ("server max protocol = SMB2_10", False)]
+)
+def test_messages_are_encrypted_where_the_server_can_and_signed_always(
+    settings: str, encrypted: bool, tmp_path: Path, big: Path
+) -> None:
+    with (
+        Samba(tmp_path / "server", {"physics": True}, settings=settings) as server,
+        connect(server.unc("physics"), server.credentials, port=server.port, timeout=10) as folder,
+    ):
+        assert isinstance(folder, SmbFolder)
+        folder.store(big, "a")
+        assert folder.fetch("a", tmp_path / "back")
+        assert (tmp_path / "back").read_bytes() == big.read_bytes()
+        link = folder._links.get()
+        assert link.encrypted == encrypted
+        assert (link._wire.cipher is not None) == encrypted
+        assert (link._wire.signatures is not None) == (not encrypted)
+
+
+def test_a_peer_error_is_for_who_gave_the_address() -> None:
+    with (
+        talking(b"\xff" * 200) as port,
+        connect(r"\\127.0.0.1\physics", credentials(), port=port, timeout=1) as folder,
+        pytest.raises((PeerError, UnreachableError)),
+    ):
+        folder.check()

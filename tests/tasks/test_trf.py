@@ -1,0 +1,137 @@
+"""What the processes of a backlog do, without a server: each file gives what it can, and nothing tells a name."""
+
+import zipfile
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from blocks import Share
+from linac.errors import LinacError, SetupError, StorageError, TrfError, UnreachableError
+from linac.index import Index
+from linac.transport import Entry, LocalFolder, connect
+from linac.transport.records import MARK, mark
+from linac.trf.writer import encode
+from tasks import backlog, trf
+
+NAME = "Geheimnis^Träger"
+"""An invented patient's name, where it must not be told."""
+
+
+def make_log(number: int) -> bytes:
+    start = datetime(2026, 1, 5, tzinfo=UTC) + timedelta(minutes=number)
+    return encode([[42] * 350] * 5, start=start, utc_offset="+01:00", field=f"{number}-1/{NAME}", machine="4299", prescribed_mu=1)
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Share:
+    with connect(tmp_path / "records").make_root() as folder:
+        mark(folder)
+    return Share(path=str(tmp_path / "records"))
+
+
+@pytest.fixture
+def attic(tmp_path: Path) -> Path:
+    """Two zips and two logs in folders called after a patient."""
+    where = tmp_path / "attic" / f"7_{NAME}"
+    where.mkdir(parents=True)
+    for number in (1, 2):
+        with zipfile.ZipFile(where / f"{NAME} {number}.zip", "w") as packed:
+            packed.writestr(f"{NAME}/{number}.trf", make_log(number))
+        (where / f"{NAME} {number + 2}.trf").write_bytes(make_log(number + 2))
+    return tmp_path / "attic"
+
+
+def todo(attic: Path, records: Share) -> backlog.Todo:
+    with connect(attic) as folder:
+        return backlog.look(folder, "4299", records)
+
+
+@pytest.fixture
+def count(records: Share) -> Iterator[Callable[[], int]]:
+    with records.connect() as folder:
+        yield lambda: len(Index(folder).deliveries(columns=["sha256"]))
+
+
+def test_a_batch_takes_in_zips_and_loose_logs_and_only_logs_are_looked_at_again(
+    attic: Path, records: Share, count: Callable[[], int]
+) -> None:
+    found = todo(attic, records)
+    (batch,) = found.batches
+    assert (len(batch.files), found.known) == (4, 0)
+    results = backlog.take_in(1, "4299", records, str(attic), batch)
+    assert [(result.indexed, result.problem) for result in results] == [(1, ""), (1, ""), (2, "")]
+    assert count() == 4
+    again = todo(attic, records)
+    assert again.known == 2
+    assert [name.endswith(".trf") for name, _ in again.batches[0].files] == [True, True]
+
+
+def test_one_zip_that_cannot_be_fetched_does_not_hold_up_the_others(
+    attic: Path, records: Share, count: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really = LocalFolder.fetch
+
+    def fetch(self: LocalFolder, name: str, local: Path, *more: object) -> bool:
+        if name.endswith(" 1.zip"):
+            raise StorageError(f"Could not fetch {self.location}/{name}: access denied.") from OSError(13, name)
+        return really(self, name, local)
+
+    monkeypatch.setattr(LocalFolder, "fetch", fetch)
+    (batch,) = todo(attic, records).batches
+    results = backlog.take_in(1, "4299", records, str(attic), batch)
+    assert count() == 3
+    (failed,) = [result for result in results if result.problem]
+    assert "access denied" in failed.problem
+    assert failed.entry is None, "it is not noted as damaged: it is tried again"
+    assert "Geheimnis" not in str([(result.backup, result.aside, result.problem) for result in results])
+
+
+def test_without_the_records_share_nothing_is_done(attic: Path, records: Share) -> None:
+    (batch,) = todo(attic, records).batches
+    Path(records.path, MARK).unlink()
+    with pytest.raises(UnreachableError, match="is away"):
+        backlog.take_in(1, "4299", records, str(attic), batch)
+    assert not list(Path(records.path).iterdir())
+
+
+def test_a_log_larger_than_any_delivery_is_told_and_not_read(
+    attic: Path, records: Share, count: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (trf, backlog):
+        monkeypatch.setattr(module, "MAX_LOG_BYTES", len(make_log(1)) - 1)
+    (batch,) = todo(attic, records).batches
+    results = backlog.take_in(1, "4299", records, str(attic), batch)
+    assert count() == 0
+    assert all("larger than" in result.problem and "Geheimnis" not in result.problem for result in results)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        StorageError(f"Could not write /mnt/records/TRF/raw/4299/2026/01/26_01_05 Z 1-1_{NAME}.trf: the share is full."),
+        StorageError(f"Could not write \\\\hub\\records\\TRF\\quarantine\\4299\\x {NAME} [0f].trf.reason.txt: denied."),
+        StorageError(f"Could not open /attic/7_{NAME}/a b.zip: it is not there."),
+        TrfError(f"7_{NAME}/a b.zip", 3, "a date", "nothing"),
+        SetupError(f"The name 'a b.zip/7_{NAME}' leads out of its folder."),
+    ],
+)
+def test_errors_are_told_without_the_names_of_files(error: LinacError) -> None:
+    with pytest.raises(LinacError) as caught, trf.nameless(f"7_{NAME}/a b.zip"):
+        raise error from OSError(2, "No such file", f"7_{NAME}")
+    text = str(caught.value)
+    assert "Geheimnis" not in text
+    assert "a b.zip" not in text
+    assert caught.value.__suppress_context__
+    assert isinstance(caught.value, type(error)) or isinstance(error, TrfError)
+    for kept in ("the share is full", "denied", "it is not there", "expected a date", "leads out"):
+        if kept in str(error):
+            assert kept in text
+
+
+def test_backups_are_called_by_their_names_only_if_those_are_the_nss_own() -> None:
+    at = datetime(2026, 1, 18, 2, tzinfo=UTC)
+    assert trf.shown(Entry("SDD+4299+20260118_020000.zip", 7, at)) == "SDD+4299+20260118_020000.zip"
+    assert trf.shown(Entry(f"{NAME}.zip", 7, at)) == "zip of 7 bytes of 2026-01-18 02:00:00 UTC"
+    assert trf.shown(Entry(f"SDD+{NAME}.zip", 7, at)) == "zip of 7 bytes of 2026-01-18 02:00:00 UTC"
