@@ -20,6 +20,7 @@ GRACE_SECONDS = 20.0
 
 def main(arguments: list[str]) -> None:
     parent, module = int(arguments[0]), arguments[1]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs have it ignored
     threading.Thread(target=_attend, args=(parent,), name="attend", daemon=True).start()
     sys.argv[:] = arguments[1:]
     runpy.run_module(module, run_name="__main__", alter_sys=True)

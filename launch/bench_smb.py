@@ -92,7 +92,6 @@ def _beside_smbclient(setting: Setting, sizes: Sizes, server: Samba, how: str) -
             what = f"{size} MiB file" if count == 1 else f"{count} files of {size} MiB"
             setting.say(f"{what}, {how}")
             amount = count * (size << 20) / MB
-            nothing = statistics.median(_timed(lambda: _smbclient(server, setting.work, how, "exit")) for _ in range(3))
             ours, theirs, floors = [], [], []
 
             def samba(to: Path, name: str = name) -> None:
@@ -104,6 +103,7 @@ def _beside_smbclient(setting: Setting, sizes: Sizes, server: Samba, how: str) -
                         if side == "ours":
                             ours.append(_timed(lambda to=to, name=name: _fetch_all(folder, name, to)))  # type: ignore[misc]
                         else:
+                            nothing = _timed(lambda: _smbclient(server, setting.work, how, "exit"))
                             theirs.append(max(1e-3, _timed(lambda to=to: samba(to)) - nothing))  # type: ignore[misc]
                         _compare(server.folder("Backup") / name, to)
                 with _target(setting) as to:

@@ -304,7 +304,8 @@ def _unfit(out: Path, trf: Path | None) -> str:
         if any(out.iterdir()):
             return f"{out} is not empty. Give another folder with --out, so that nothing of yours is mixed up."
     except OSError as error:
-        return f"The demo's files cannot be put into {out}: {error.strerror or error}. Give another folder with --out."
+        why = "it is a file" if out.is_file() else error.strerror or error
+        return f"The demo's files cannot be put into {out}: {why}. Give another folder with --out."
     return ""
 
 

@@ -166,7 +166,7 @@ class Stack:
             (self.data / "prefect").chmod(0o700)
         except OSError as error:
             raise SetupError(
-                f"The data folder {self.data} cannot be used: {error.strerror or error}. Give a folder that this account may "
+                f"The data folder {self.data} cannot be used: {_why(self.data, error)}. Give a folder that this account may "
                 "write to, or that does not exist yet."
             ) from error
         self.locked = self._lock()
@@ -228,6 +228,10 @@ class Stack:
                     return
             time.sleep(0.3)
         raise UnreachableError(f"The Prefect server did not answer within {SERVER_START_SECONDS:.0f} s. See {server.log}.")
+
+
+def _why(folder: Path, error: OSError) -> str:
+    return "it is a file" if folder.is_file() else error.strerror or str(error)
 
 
 def write_json(path: Path, value: object) -> None:

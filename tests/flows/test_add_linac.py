@@ -220,21 +220,34 @@ class TestWhatIsWrong:
             add(lab, nss_credentials="nobody")
 
 
-def test_no_secret_is_in_any_parameter_or_report(lab: "Lab") -> None:
+def test_no_secret_is_in_any_parameter_or_report(lab: "Lab", closed_port: int) -> None:
     from prefect.client.orchestration import get_client
     from pydantic import SecretStr
 
-    from blocks import SmbCredentials
+    from blocks import Linac, Share, SmbCredentials, block_name
+    from tasks.provision import load_site
 
     secret = "Sicherlich-geheim-7"
-    SmbCredentials(username="icomreader", password=SecretStr(secret)).save("lab-secret", overwrite=True)
-    add(lab, nss_credentials="lab-secret")
+    account = SmbCredentials(username="icomreader", password=SecretStr(secret))
+    account.save("lab-secret", overwrite=True)
+    share = {"backup_folder": r"\\127.0.0.1\Backup\TCS", "nss_port": closed_port, "nss_credentials": "lab-secret"}
+    with pytest.raises(SetupError, match="was not added"):
+        add(lab, **share)
+    assert "127.0.0.1" in record(lab)
+    linac = Linac(
+        serial=lab.serial,
+        address="127.0.0.1",
+        site=load_site(lab.site_name),
+        backup=Share(path=share["backup_folder"], credentials=account),
+    )
+    linac.save(block_name(lab.serial), overwrite=True)
     with get_client(sync_client=True) as client:
         runs = client.read_flow_runs(limit=20)
         logs = client.read_logs(limit=200)
         artifacts = client.read_artifacts(limit=200)
-        linac = client.read_block_documents_by_type("linac", include_secrets=False)
-    for told in (runs, logs, artifacts, linac):
+        blocks = client.read_block_documents_by_type("linac", include_secrets=False)
+    assert blocks
+    for told in (runs, logs, artifacts, blocks):
         assert secret not in repr([item.model_dump() for item in told])
 
 
