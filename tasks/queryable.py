@@ -10,6 +10,7 @@ from typing import Any
 from blocks import Linac
 from linac.capture.archive import Archived, sessions
 from linac.capture.ledger import ARCHIVED
+from linac.capture.priority import lower_priority
 from linac.errors import LinacError, StorageError
 from linac.transport.records import require
 
@@ -41,6 +42,7 @@ class Queryable(threading.Thread):
             self.join(seconds)
 
     def run(self) -> None:
+        lower_priority()
         while True:
             try:
                 item = self.waiting.get(timeout=1.0)

@@ -1,8 +1,10 @@
 """TRF logs: what is new in a linac's backup folder, brought into the index of its site's records share."""
 
 import contextlib
+import hashlib
 import re
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +27,12 @@ BACKUPS = "SDD+*.zip"
 MAX_LOG_BYTES = 96 << 20
 """A larger log is told and not read: it would be an hour and a half of rows (half of that in version 4), and reading one takes
 more than three times its size, of which a process may have 500 MB in all."""
+
+ARRIVING = ".backups"
+"""Folder in the spool where backups arrive; its name is no linac's."""
+
+ARRIVING_SECONDS = 8 * 86400.0
+"""What has lain there so long is of a backup that the NSS has dropped."""
 
 RETRIES = 2
 RETRY_SECONDS = 20
@@ -84,7 +92,7 @@ def still_damaged(index: Index, serial: str, present: list[Entry]) -> list[Damag
 def index_backup(linac: Linac, entry: Entry) -> BackupResult:
     """Take every log of one backup into the index. A damaged backup gives what can be read of it."""
     with linac.backup.connect() as folder, present_records(linac.site.records) as records:
-        result = add_backup(Index(records), linac.serial, folder, entry.name, entry)
+        result = add_backup(Index(records), linac.serial, folder, entry.name, entry, Path(linac.site.spool))
     log = get_run_logger()
     log.info(
         "%s: %s TRFs indexed (%s rows), %s known, %s set aside.",
@@ -112,14 +120,19 @@ def present_records(share: Share) -> Iterator[Folder]:
         yield records
 
 
-def add_backup(index: Index, serial: str, folder: Folder, name: str, entry: Entry) -> BackupResult:
-    """Fetch one backup, index its logs, and note it as done unless something was wrong with it."""
+def add_backup(index: Index, serial: str, folder: Folder, name: str, entry: Entry, spool: Path | None = None) -> BackupResult:
+    """Fetch one backup, index its logs, and note it as done unless something was wrong with it.
+
+    `spool`: where what has arrived outlasts a broken fetch, so that the next goes on from there; without one it does not.
+    """
     problems: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="linac-flows-") as here:
-        local = Path(here) / "backup.zip"
+    with _arriving(spool) as here:
+        local = here / f"{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:16]}.zip"  # names can be patients'
         with nameless() if shown(entry) == entry.name else nameless(name):
-            folder.fetch(name, local)
+            folder.fetch(name, local)  # compares the size; reading the zip checks what is in it
         added = index.add(serial, _logs(local, entry.name, problems))
+        with contextlib.suppress(OSError):  # a virus scanner may hold it open; it is swept away later
+            local.unlink()
     if not problems:
         index.mark_done(serial, entry, added.counts)
     return BackupResult(
@@ -133,6 +146,32 @@ def add_backup(index: Index, serial: str, folder: Folder, name: str, entry: Entr
         problem=" ".join(problems),
         entry=entry,
     )
+
+
+@contextlib.contextmanager
+def _arriving(spool: Path | None) -> Iterator[Path]:
+    """A folder of this computer, closed to other accounts, to fetch backups to: in the spool, where it lasts; else for now."""
+    here = spool / ARRIVING if spool is not None and spool.is_dir() else None  # the index may run elsewhere than the recording
+    try:
+        if here is not None:
+            here.mkdir(mode=0o700, exist_ok=True)
+            _sweep(here)
+    except OSError:
+        here = None
+    if here is not None:
+        yield here
+    else:
+        with tempfile.TemporaryDirectory(prefix="linac-flows-") as short:
+            yield Path(short)
+
+
+def _sweep(here: Path) -> None:
+    """Remove what nobody came back for: by then the NSS has dropped the backup."""
+    for path in here.iterdir():
+        with contextlib.suppress(OSError):
+            stat = path.stat()
+            if time.time() - max(stat.st_mtime, stat.st_ctime) > ARRIVING_SECONDS:  # mtime is the backup's own
+                path.unlink()
 
 
 def _logs(local: Path, backup: str, problems: list[str]) -> Iterator[Log]:

@@ -109,6 +109,7 @@ def _listener(what: Services, serial: str, address: str, arguments: list[str]) -
         "WorkingDirectory=/",
         f"RestartSec={RESTART_SECONDS}",
         f"TimeoutStopSec={STOP_SECONDS}",
+        "Nice=-5",  # before the rest of the computer: it needs next to nothing, but then at once
         "OOMScoreAdjust=-500",
         "MemoryDenyWriteExecute=yes",
         *_only(address),

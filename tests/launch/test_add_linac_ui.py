@@ -4,6 +4,7 @@ With LINAC_FLOWS_PICTURES set to a folder, the pages are kept there as pictures 
 """
 
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -81,13 +82,14 @@ class Hospital:
 
 
 @pytest.fixture
-def hospital(tmp_path: Path, prefect_stack: "Stack") -> Iterator[Hospital]:
+def hospital(prefect_stack: "Stack") -> Iterator[Hospital]:
+    """The hospital, in a folder whose name looks well in a picture."""
     from blocks import Linac, block_name, load
     from flows.remove_linac import remove_linac
     from linac.capture import control
 
-    with SimulatedLinac(SERIAL) as linac:
-        made = Hospital(tmp_path, prefect_stack, linac)
+    with SimulatedLinac(SERIAL) as linac, tempfile.TemporaryDirectory(prefix="hospital-", ignore_cleanup_errors=True) as root:
+        made = Hospital(Path(root), prefect_stack, linac)
         prefect_stack.start_worker()
         try:
             yield made

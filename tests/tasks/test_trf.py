@@ -1,5 +1,7 @@
 """What the processes of a backlog do, without a server: each file gives what it can, and nothing tells a name."""
 
+import os
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -135,3 +137,40 @@ def test_backups_are_called_by_their_names_only_if_those_are_the_nss_own() -> No
     assert trf.shown(Entry("SDD+4299+20260118_020000.zip", 7, at)) == "SDD+4299+20260118_020000.zip"
     assert trf.shown(Entry(f"{NAME}.zip", 7, at)) == "zip of 7 bytes of 2026-01-18 02:00:00 UTC"
     assert trf.shown(Entry(f"SDD+{NAME}.zip", 7, at)) == "zip of 7 bytes of 2026-01-18 02:00:00 UTC"
+
+
+def test_what_has_arrived_of_a_backup_outlasts_a_failure_and_goes_when_it_is_indexed(
+    tmp_path: Path, records: Share, attic: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    with connect(next(attic.iterdir())) as folder, records.connect() as there:
+        entry = folder.list("*.zip")[0]
+        index = trf.Index(there)
+        with monkeypatch.context() as broken:
+            broken.setattr(index, "add", lambda *_: (_ for _ in ()).throw(StorageError("the share went away")))
+            with pytest.raises(StorageError):
+                trf.add_backup(index, "4299", folder, entry.name, entry, spool)
+        (arrived,) = (spool / trf.ARRIVING).iterdir()
+        assert arrived.stat().st_size == entry.size
+        assert arrived.parent.stat().st_mode & 0o077 == 0 or os.name == "nt"
+        assert not folder.fetch(entry.name, arrived), "it is known by size and time"
+        added = trf.add_backup(index, "4299", folder, entry.name, entry, spool)
+        assert added.indexed > 0
+        assert list((spool / trf.ARRIVING).iterdir()) == []
+
+
+def test_what_nobody_came_back_for_is_swept_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with trf._arriving(tmp_path) as here:
+        (here / "old.zip").write_bytes(b"x")
+    later = time.time() + trf.ARRIVING_SECONDS + 60
+    monkeypatch.setattr(trf.time, "time", lambda: later)
+    with trf._arriving(tmp_path) as here:
+        assert list(here.iterdir()) == []
+
+
+def test_without_a_spool_on_this_computer_a_backup_arrives_in_a_folder_for_now(tmp_path: Path) -> None:
+    with trf._arriving(tmp_path / "D" / "spool") as here:
+        assert here.is_dir()
+    assert not here.exists()
+    assert not (tmp_path / "D").exists()
