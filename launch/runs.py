@@ -4,6 +4,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
@@ -19,12 +20,14 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.states import Cancelling, Crashed
 
-from blocks import Linac
+from blocks import Linac, Site
 from blocks.linac import Service
+from blocks.loading import named
 from launch.stack import write_json
 from linac.capture import control
 from linac.errors import LinacError
 from tasks.provision import UNFINISHED, ensure_capture, linacs_in_service
+from tasks.tunnels import ensure_tunnel
 
 CANCEL_SECONDS = 40.0
 """A capture run stops its listener within 10 s; Prefect ends a run that ignores its cancel after 30 s."""
@@ -53,49 +56,85 @@ def cancel_running(say: Callable[[str], None]) -> bool:
     return False
 
 
-def captures_under_way(client: SyncPrefectClient, states: list[StateType] = UNFINISHED) -> list[FlowRun]:
-    """Runs of icom-capture that have not ended and say which linac they record."""
-    return [run for run in unfinished(client, "icom-capture", states) if run.parameters.get("serial")]
+@dataclass(frozen=True)
+class Lasting:
+    """A flow whose runs last until somebody cancels them, each for one linac or site, which its run's parameter names."""
+
+    flow: str
+    parameter: str
+    file: str
+    """In the data folder: what the next start has to start."""
+    wanted: Callable[[], set[str]]
+    """What it could run for now."""
+    ensure: Callable[[str], str]
+    trouble: str
 
 
-# Which linacs are owed a recording. While `serve` runs, the server's database knows: a recording is a run that has not ended. An
-# orderly stop ends these runs, so their linacs are written to a file first; the next start reads it, and only when a new run of
-# each is in the database does the file go. In between both may name a linac, never neither, so the power may fail, or somebody
-# press Ctrl-C, at any line. A linac that is named twice is recorded once: `ensure_capture` sees to it.
+CAPTURES = Lasting(
+    "icom-capture",
+    "serial",
+    "captures.json",
+    lambda: {linac.serial for linac in linacs_in_service()},
+    lambda serial: ensure_capture(serial),
+    "Linac {} is not being recorded",
+)
+TUNNELS = Lasting(
+    "site-tunnel",
+    "site",
+    "tunnels.json",
+    lambda: {name for name, site in named(Site) if site.forwards},
+    lambda site: ensure_tunnel(site),
+    "The tunnels of site {} are not up",
+)
+LASTING = (TUNNELS, CAPTURES)
+"""Tunnels first: a recording may go through one."""
 
 
-def remember_captures(path: Path) -> None:
-    """Write down which linacs are being recorded, for the next start, and which the last start has not got to yet."""
+def under_way(client: SyncPrefectClient, flow: Lasting, states: list[StateType] = UNFINISHED) -> list[FlowRun]:
+    """Runs of such a flow that have not ended and say what they are for."""
+    return [run for run in unfinished(client, flow.flow, states) if run.parameters.get(flow.parameter)]
+
+
+# Linacs are owed a recording, sites their tunnels. While `serve` runs, the server's database knows which: they have a run that
+# has not ended. An orderly stop ends these runs, so what they are for is written to a file first; the next start reads it, and only
+# when a new run of each is in the database does the file go. In between both may name a linac, never neither, so the power may
+# fail, or somebody press Ctrl-C, at any line. What is named twice is started once: `ensure` sees to it.
+
+
+def remember(flow: Lasting, data: Path) -> None:
+    """Write down what runs, for the next start, and what the last start has not got to yet."""
+    path = data / flow.file
     with get_client(sync_client=True) as client:
-        running = {str(run.parameters["serial"]) for run in captures_under_way(client)}
+        running = {str(run.parameters[flow.parameter]) for run in under_way(client, flow)}
     write_json(path, sorted(running | remembered(path)))
 
 
 def remembered(path: Path) -> set[str]:
-    """The serials in the file; none where there is no file, or one that a hand has spoilt."""
+    """The names in the file; none where there is no file, or one that a hand has spoilt."""
     with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
-        return {str(serial) for serial in json.loads(path.read_text(encoding="utf-8"))}
+        return {str(name) for name in json.loads(path.read_text(encoding="utf-8"))}
     return set()
 
 
-def resume_captures(path: Path, say: Callable[[str], None]) -> None:
-    """Start the captures that ran when `serve` last ended, in order or by a power cut.
+def resume(flow: Lasting, data: Path, say: Callable[[str], None]) -> None:
+    """Start what ran when `serve` last ended, in order or by a power cut.
 
-    A linac that is not in service any more is forgotten. One whose capture does not start is told, and tried again at the
-    next start; the others go on.
+    A linac that is not in service any more is forgotten. One whose run does not start is told, and tried again at the next
+    start; the others go on.
     """
-    remember_captures(path)
+    path = data / flow.file
+    remember(flow, data)
     with get_client(sync_client=True) as client:
-        for run in captures_under_way(client, [StateType.RUNNING, StateType.CANCELLING, StateType.PENDING]):
+        for run in under_way(client, flow, [StateType.RUNNING, StateType.CANCELLING, StateType.PENDING]):
             client.set_flow_run_state(run.id, Crashed(message="Its worker ended without a word."), force=True)
-    owed = remembered(path) & {linac.serial for linac in linacs_in_service()}
+    owed = remembered(path)
     failed = set()
-    for serial in sorted(owed):
+    for name in sorted(owed & flow.wanted() if owed else owed):
         try:
-            say(ensure_capture(serial))
+            say(flow.ensure(name))
         except (LinacError, httpx.HTTPError) as error:
-            failed.add(serial)
-            say(f"Linac {serial} is not being recorded: {error}")
+            failed.add(name)
+            say(f"{flow.trouble.format(name)}: {error}")
     if failed:
         write_json(path, sorted(failed))
     else:

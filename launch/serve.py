@@ -31,7 +31,8 @@ def _serve(options: argparse.Namespace) -> int:
         stack.start()
         from launch import runs
 
-        runs.resume_captures(options.data / "captures.json", say)
+        for flow in runs.LASTING:
+            runs.resume(flow, options.data, say)
         say(f"\nPrefect's UI is at {stack.ui}\n\nTo add a linac: Deployments, add-linac, Run. Ctrl-C stops everything in order.")
         while not ending.asked():
             time.sleep(1)
@@ -60,7 +61,8 @@ def _stop(stack: Stack, data: Path) -> int:
         try:
             from launch import runs
 
-            runs.remember_captures(data / "captures.json")
+            for flow in runs.LASTING:
+                runs.remember(flow, data)
             linacs = runs.recorded_by_workers()
             ended = runs.cancel_running(say)
             stack.stop()

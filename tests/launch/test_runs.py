@@ -70,9 +70,9 @@ class Server:
 def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     server = Server()
 
-    def under_way(_client: object, _states: object = None) -> list[Any]:
+    def under_way(_client: object, flow: runs.Lasting, _states: object = None) -> list[Any]:
         found = [(number, serial) for number, (serial, state) in server.runs.items() if state is StateType.RUNNING]
-        return [SimpleNamespace(id=number, parameters={"serial": serial}) for number, serial in found]
+        return [SimpleNamespace(id=number, parameters={flow.parameter: serial}) for number, serial in found]
 
     def write(path: Path, value: object) -> None:
         with server.step():
@@ -85,7 +85,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
             unlink(path, missing_ok=missing_ok)
 
     monkeypatch.setattr(runs, "get_client", lambda sync_client: contextlib.nullcontext(server))
-    monkeypatch.setattr(runs, "captures_under_way", under_way)
+    monkeypatch.setattr(runs, "under_way", under_way)
     monkeypatch.setattr(runs, "ensure_capture", server.ensure)
     monkeypatch.setattr(runs, "linacs_in_service", lambda: [SimpleNamespace(serial=serial) for serial in server.in_service])
     monkeypatch.setattr(runs, "write_json", write)
@@ -95,12 +95,12 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
 
 def start(server: Server, path: Path) -> list[str]:
     said: list[str] = []
-    runs.resume_captures(path, said.append)
+    runs.resume(runs.CAPTURES, path.parent, said.append)
     return said
 
 
 def stop(server: Server, path: Path) -> None:
-    runs.remember_captures(path)
+    runs.remember(runs.CAPTURES, path.parent)
     server.cancel_all()
 
 
@@ -207,3 +207,16 @@ def test_a_listener_that_is_left_is_ended_and_one_that_cannot_be_asked_is_told(t
     unfit: Any = SimpleNamespace(serial="../x", site=left.site)
     assert not runs.end_listeners([unfit], said.append)
     assert "cannot name a folder" in said[-1]
+
+
+def test_tunnels_are_taken_up_as_recordings_are(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sites = {"nbcc": ["a forward"], "rccc": []}
+    monkeypatch.setattr(runs, "named", lambda _: [(name, SimpleNamespace(forwards=found)) for name, found in sites.items()])
+    monkeypatch.setattr(runs, "ensure_tunnel", server.ensure)
+    for site in sites:
+        server.add(site)
+    runs.remember(runs.TUNNELS, tmp_path)
+    server.cancel_all()
+    runs.resume(runs.TUNNELS, tmp_path, lambda _: None)
+    assert server.under_way() == ["nbcc"], "a site without forwards any more is forgotten"
+    assert not (tmp_path / "tunnels.json").exists()
