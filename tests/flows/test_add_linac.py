@@ -53,7 +53,7 @@ class TestAdding:
             assert deployment.entrypoint == "flows/capture_icom.py:icom_capture"
             assert deployment.job_variables == {"stream_output": False}
             queue = client.read_work_queue_by_name(f"icom-{lab.serial}", "linac-flows")
-            assert (deployment.work_queue_name, queue.concurrency_limit) == (queue.name, 1)
+            assert (deployment.work_queue_name, queue.concurrency_limit) == (queue.name, 2)
             (run,) = unfinished_runs(client, deployment.id)
             assert run.name == f"icom-capture-{lab.serial}"
             weekly = client.read_deployment_by_name(f"check-linac/{lab.serial}")
