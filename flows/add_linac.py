@@ -24,6 +24,7 @@ from tasks.forms import (
     CredentialsField,
     DryRunField,
     EnergiesField,
+    GatewayField,
     HostField,
     PortField,
     SerialField,
@@ -57,6 +58,7 @@ def add_linac(
     wait_seconds: WaitField = 120,
     wait_for_session_minutes: SessionField = 0,
     icom_port: PortField = ICOM_PORT,
+    nss_gateway: GatewayField = "",
     nss_port: SmbPortField = 445,
     dry_run: DryRunField = False,
 ) -> State[None]:
@@ -83,6 +85,8 @@ def add_linac(
             With 0 nobody waits, and the linac is put into service by running this again.
         wait_for_session_minutes: How many minutes to wait for the first session to be archived. With 0 nobody waits for one.
         icom_port: Port of the iCom service, which is 1706 on every real linac.
+        nss_gateway: Name of the SSH gateway block through which the NSS's shares are reached, for example nbcc-gateway. Leave it
+            empty where they can be reached directly.
         nss_port: Port of the NSS's shares, which is 445 on every real NSS; another one where a tunnel leads there.
         dry_run: Check everything and show the plan with all differences, but change nothing.
     """
@@ -91,6 +95,7 @@ def add_linac(
         address=address,
         site=site,
         nss_credentials=nss_credentials,
+        nss_gateway=nss_gateway,
         backup_folder=backup_folder,
         icom_port=icom_port,
         nss_port=nss_port,

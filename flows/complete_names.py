@@ -20,7 +20,7 @@ USUAL_DEPLOYMENTS = {
 }
 """Flow name -> the deployment meant by its bare name (prefect.yaml)."""
 
-TEXTS = ("serial", "site", "nss_credentials", "capture_host", "iview_alias")
+TEXTS = ("serial", "site", "nss_credentials", "nss_gateway", "capture_host", "iview_alias")
 """Parameters that are text even where they look like a number."""
 
 

@@ -12,6 +12,8 @@ from launch.stack import PROJECT, Stack
 from linac.errors import LinacError
 
 DATA = PROJECT / ".linac-flows"
+PORT = 4200
+"""Where `prefect` commands in the project's folder look for the API (prefect.toml)."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,6 +35,8 @@ def _serve(options: argparse.Namespace) -> int:
 
         for flow in runs.LASTING:
             runs.resume(flow, options.data, say)
+        if options.port != PORT:
+            say(f"For `prefect` commands in another window, set PREFECT_API_URL to {stack.ui}/api there.")
         say(f"\nPrefect's UI is at {stack.ui}\n\nTo add a linac: Deployments, add-linac, Run. Ctrl-C stops everything in order.")
         while not ending.asked():
             time.sleep(1)
@@ -81,7 +85,7 @@ def _stop(stack: Stack, data: Path) -> int:
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python run.py serve", description=__doc__)
-    parser.add_argument("--port", type=_port, default=4200, help="port of the UI and the API on this computer (default 4200)")
+    parser.add_argument("--port", type=_port, default=PORT, help=f"port of the UI and the API on this computer (default {PORT})")
     parser.add_argument(
         "--data",
         type=lambda text: Path(text).resolve(),

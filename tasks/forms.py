@@ -11,7 +11,7 @@ from pydantic import Field
 
 from blocks import Linac, Share, block_name, load
 from blocks.linac import Address, Energy, Host, Port, Serial, Service
-from tasks.provision import load_credentials, load_site
+from tasks.provision import load_credentials, load_gateway, load_site
 
 NAME = r"^\s*[a-z0-9]+(-[a-z0-9]+)*\s*$"
 
@@ -27,6 +27,7 @@ AddressField = Annotated[
 ]
 SiteField = Annotated[str, titled("Site", pattern=NAME)]
 CredentialsField = Annotated[str, titled("NSS credentials", pattern=f"^$|{NAME}")]
+GatewayField = Annotated[str, titled("SSH gateway to the NSS", pattern=f"^$|{NAME}")]
 BackupField = Annotated[str, titled("Backup folder of the NSS")]
 ServiceField = Annotated[Service, titled("Recording kept running by")]
 HostField = Annotated[Host, titled("Capture host")]
@@ -48,6 +49,7 @@ def make_linac(
     address: str,
     site: str,
     nss_credentials: str = "",
+    nss_gateway: str = "",
     backup_folder: str = "",
     icom_port: int = 1706,
     nss_port: int = 445,
@@ -55,11 +57,13 @@ def make_linac(
 ) -> Linac:
     """The linac that a form's answers describe, in service since when it was already.
 
-    Raises `SetupError` for a site or credentials that are not there.
+    Raises `SetupError` for a site, credentials or a gateway that are not there.
     """
     where = load_site(site.strip())
     account = load_credentials(nss_credentials.strip()) if nss_credentials.strip() else None
-    backup = Share(path=backup_folder.strip() or rf"\\{address}\Backup\TCS", port=nss_port, credentials=account)
+    gateway = load_gateway(nss_gateway.strip()) if nss_gateway.strip() else None
+    path = backup_folder.strip() or rf"\\{address}\Backup\TCS"
+    backup = Share(path=path, port=nss_port, credentials=account, gateway=gateway)
     linac = Linac(serial=serial, address=address, port=icom_port, site=where, backup=backup, **other)
     before = load(Linac, block_name(linac.serial))
     if before is not None and (before.address.lower(), before.port) == (linac.address.lower(), linac.port):

@@ -16,7 +16,7 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.exceptions import ObjectNotFound
 
-from blocks import Linac, Site, SmbCredentials, block_name, load, load_all
+from blocks import Linac, Site, SmbCredentials, SshGateway, block_name, load, load_all
 from linac.errors import SetupError
 
 NIGHTLY = "trf-index/nightly"
@@ -50,6 +50,14 @@ def load_credentials(name: str) -> SmbCredentials:
     if credentials is None:
         raise SetupError(f"There is no SMB credentials block named {name!r}. Make it in Prefect's UI under Blocks.")
     return credentials
+
+
+def load_gateway(name: str) -> SshGateway:
+    """A gateway's block. Raises `SetupError` if there is none of that name."""
+    gateway = load(SshGateway, name)
+    if gateway is None:
+        raise SetupError(f"There is no SSH gateway block named {name!r}. Make it in Prefect's UI under Blocks.")
+    return gateway
 
 
 def linacs_in_service(serial: str | None = None, site: str | None = None) -> list[Linac]:

@@ -162,7 +162,7 @@ def block(linac: Linac, before: Linac | None) -> Step:
 
 def facts(linac: Linac) -> dict[str, object]:
     """What a linac's block says, for comparing and telling. No secret in it."""
-    account = linac.backup.credentials
+    account, gateway = linac.backup.credentials, linac.backup.gateway
     return {
         "address": linac.address,
         "port": linac.port,
@@ -170,6 +170,7 @@ def facts(linac: Linac) -> dict[str, object]:
         "backup folder": linac.backup.path,
         "SMB port": linac.backup.port,
         "NSS account": account.username if account else "",
+        "SSH gateway": f"{gateway.host} port {gateway.port}" if gateway else "",
         "service": linac.service.value,
         "capture host": linac.capture_host,
         "energies": list(linac.energies),

@@ -122,7 +122,7 @@ class _Exporting:
         self._dry, self._progress = dry_run, progress
         self._index = _read_index(out)
         self._theirs = set(self._index)
-        self._changed = False
+        self._changed = out.find(INDEX) is None  # tools expect one, though no patient is known yet
         self._notes: dict[str, _Note] = {}  # by name: not written yet, because index.json was not
         self._since = 0
         self._flat: dict[str, dict[str, int]] = {}  # files and sizes in a folder that may hold very many

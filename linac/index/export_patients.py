@@ -93,8 +93,11 @@ def whose(beams: list[Beam], row: Mapping[str, Any]) -> Patient | None:
     """
     if not row["delivered_mu"]:
         return None
-    start, seconds = row["start_local"], row["duration_s"] or 0.0
-    end = start + timedelta(seconds=seconds)
+    start = row["start_local"]
+    try:
+        end = start + timedelta(seconds=row["duration_s"] or 0.0)
+    except OverflowError:  # a row's clock says what cannot be
+        return None
     allowed = max(MU_LEAST, MU_SHARE * row["delivered_mu"])
     fitting = {
         beam.patient

@@ -281,6 +281,10 @@ class TestWhoseLog:
         assert whose([self.beam(mu=203)], self.ROW) is None
         assert whose([self.beam(mu=0)], {**self.ROW, "delivered_mu": 0.0}) is None
 
+    @pytest.mark.parametrize("seconds", [9e12, 1e300, -9e12])
+    def test_a_log_whose_rows_carry_an_absurd_clock_is_nobodys(self, seconds: float) -> None:
+        assert whose([self.beam()], {**self.ROW, "duration_s": seconds}) is None
+
     def test_the_next_patient_is_told_apart_by_the_mu_and_else_neither_is_taken(self) -> None:
         mine, next_one = self.beam(), self.beam("TEST-2", after=150, mu=120)
         found = whose([mine, next_one], self.ROW)
@@ -379,10 +383,10 @@ def test_pymedphys_goes_on_with_our_index(
     assert json.loads(out.read("index.json")) == both
 
 
-def test_an_index_without_deliveries_gives_nothing(tmp_path: Path, out: Folder) -> None:
+def test_an_index_without_deliveries_gives_an_empty_index(tmp_path: Path, out: Folder) -> None:
     empty = connect(tmp_path / "empty").make_root()
     assert export_pymedphys(empty, out, "nbcc").new == 0
-    assert tree(out) == set()
+    assert json.loads(out.read("index.json")) == {}
 
 
 def test_an_error_of_the_folder_names_no_patient(treated: Index, out: Folder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,45 @@
+"""The linac that the answers of a form make."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from blocks import Linac, Share, Site, SmbCredentials, SshGateway
+from tasks import forms
+from tasks.steps import differences, facts
+
+HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl"
+
+
+@pytest.fixture(autouse=True)
+def blocks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What is on the server: a site, an account and a gateway, and no linac yet."""
+    site = Site(name="NBCC", time_zone="Australia/Sydney", records=Share(path=str(tmp_path)), spool=str(tmp_path / "spool"))
+    account = SmbCredentials(username="icomreader", password=SecretStr("Sicherlich-geheim-7"))
+    gateway = SshGateway(host="gate.nbcc.example", port=38471, username="tunnel", host_key=HOST_KEY)
+    monkeypatch.setattr(forms, "load_site", {"nbcc": site}.__getitem__)
+    monkeypatch.setattr(forms, "load_credentials", {"nss-4299": account}.__getitem__)
+    monkeypatch.setattr(forms, "load_gateway", {"nbcc-gateway": gateway}.__getitem__)
+    monkeypatch.setattr(forms, "load", lambda *_: None)
+
+
+def linac(**answers: str) -> Linac:
+    return forms.make_linac(serial="4299", address="192.168.17.40", site=" nbcc ", **answers)
+
+
+def test_four_answers_do_for_a_linac_as_elekta_delivers_it() -> None:
+    made = linac(nss_credentials="nss-4299")
+    assert (made.backup.path, made.backup.port) == (r"\\192.168.17.40\Backup\TCS", 445)
+    assert made.backup.credentials is not None
+    assert made.backup.credentials.username == "icomreader"
+    assert made.backup.gateway is None
+
+
+def test_the_backups_of_a_linac_at_another_site_come_through_its_gateway() -> None:
+    made = linac(nss_credentials="nss-4299", nss_gateway=" nbcc-gateway ")
+    assert made.backup.gateway is not None
+    assert made.backup.gateway.host == "gate.nbcc.example"
+    assert any(
+        "gate.nbcc.example port 38471" in line for line in differences(facts(linac(nss_credentials="nss-4299")), facts(made))
+    )
