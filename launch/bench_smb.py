@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.bench import BenchError, Limit, Row, Setting, median_ratio
-from linac.errors import SetupError
+from linac.errors import LinacError, SetupError
 from linac.simulator.samba import HOST, Samba, is_installed
 from linac.transport import Folder, connect
 
@@ -121,8 +121,9 @@ def _folder(server: Samba, port: int = 0, gateway: Any = None) -> Folder:
 
 
 def _fetch_all(folder: Folder, name: str, to: Path) -> None:
-    for entry in folder.list(f"{name}/*"):
-        folder.fetch(f"{name}/{entry.name}", to / entry.name)
+    for _, fetched in folder.fetch_many((f"{name}/{entry.name}", to / entry.name) for entry in folder.list(f"{name}/*")):
+        if isinstance(fetched, LinacError):
+            raise fetched
 
 
 def _copy_all(source: Path, to: Path) -> None:

@@ -151,17 +151,20 @@ def take_in(number: int, serial: str, records: Share, source: str, batch: Batch)
 
 
 def _loose_logs(folder: Folder, logs: list[tuple[str, int]], problems: list[str]) -> Iterator[Log]:
-    for name, size in logs:
-        if size > MAX_LOG_BYTES:
-            problems.append(f"A log of {size >> 20} MB is larger than any delivery. Look at it by hand.")
+    """One that cannot be read is a problem of its own. That the share is away is raised: the batch is tried again."""
+    small = [name for name, size in logs if size <= MAX_LOG_BYTES]
+    problems += [
+        f"A log of {size >> 20} MB is larger than any delivery. Look at it by hand." for _, size in logs if size > MAX_LOG_BYTES
+    ]
+    for name, data in folder.read_many(small):
+        if isinstance(data, bytes):
+            yield Log(name=name, data=data, source="backlog")
             continue
         try:
             with nameless(name):
-                data = folder.read(name)
+                raise data
         except LinacError as error:
             problems.append(str(error))
-        else:
-            yield Log(name=name, data=data, source="backlog")
 
 
 def index_backlog(linac: Linac, source: str) -> Done:

@@ -73,6 +73,9 @@ def report_index(
         f"{indexed} TRFs indexed ({rows} rows), {duplicates} known ones skipped, {len(aside)} set aside, "
         f"{len(failures)} sources failed, from {len(results)} new backups."
     )
+    broken = sum(bool(result.problem) for result in results)
+    if broken:
+        verdict += f" {broken} of these are damaged."
     if damaged:
         verdict += f" Damaged backups told of before: {len(damaged)}."
     text = ["# TRF index", verdict]

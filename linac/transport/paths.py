@@ -8,14 +8,14 @@ import shutil
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PureWindowsPath
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Self, TypeVar
 
-from linac.errors import SetupError, StorageError, UnreachableError
+from linac.errors import LinacError, SetupError, StorageError, UnreachableError
 from linac.transport import fetching
 from linac.transport.fetching import Source
 
@@ -36,6 +36,9 @@ LONG_PATH = 230
 
 STALE_SECONDS = 86400.0
 """A file still being written that nobody has touched for so long was left by a crash or a power cut."""
+
+
+T = TypeVar("T")
 
 
 class AwayError(UnreachableError, StorageError):
@@ -89,6 +92,23 @@ class Folder(ABC):
         beside `local`, and the next goes on from there. `verify` gets the whole copy before it takes its name; if it
         raises, the copy is thrown away, so that the next fetch begins anew.
         """
+
+    def fetch_many(
+        self, pairs: Iterable[tuple[str, Path]], verify: Callable[[Path], None] | None = None
+    ) -> Iterator[tuple[str, bool | LinacError]]:
+        """Fetch file after file: each name with what `fetch` gives, once that file is in its place, or with its error.
+
+        A file that fails does not stop those after it. That the share cannot be reached does: this is raised
+        (`UnreachableError`, or why its account is refused), what was given by then stays, and the next call goes on. The next
+        files are asked for meanwhile, so that many small ones take little longer than a large one.
+        """
+        for name, local in pairs:
+            yield name, tried(lambda name=name, local=local: self.fetch(name, local, verify))  # type: ignore[misc]
+
+    def read_many(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | LinacError]]:
+        """Read small file after small file: each name with its content, or with its error. Else like `fetch_many`."""
+        for name in names:
+            yield name, tried(lambda name=name: self.read(name))  # type: ignore[misc]
 
     @abstractmethod
     def store(self, local: Path, name: str) -> None:
@@ -156,6 +176,16 @@ class Folder(ABC):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def tried(work: Callable[[], T]) -> T | LinacError:
+    """What comes of a piece of work on one file, its error too, unless it is that nothing can be reached."""
+    try:
+        return work()
+    except UnreachableError:
+        raise
+    except LinacError as error:
+        return error
 
 
 def split_name(name: str) -> list[str]:

@@ -15,13 +15,14 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import IO, Self, TypeVar
 
-from linac.errors import LinacError, SetupError, StorageError
-from linac.transport import fetching, smb_errors, smb_file
+from linac.errors import LinacError, SetupError, StorageError, UnreachableError
+from linac.transport import fetching, smb_ahead, smb_errors, smb_file
 from linac.transport import smb_messages as messages
 from linac.transport.connecting import SMB_PORT, TIMEOUT_SECONDS, Gateway
 from linac.transport.credentials import Credentials
@@ -37,7 +38,9 @@ from linac.transport.paths import (
     explain,
     replace_local,
     split_name,
+    tried,
 )
+from linac.transport.smb_ahead import Begin
 from linac.transport.smb_errors import Where
 from linac.transport.smb_link import Link, StatusError
 
@@ -255,55 +258,86 @@ class SmbFolder(Folder):
     def fetch(self, name: str, local: Path, verify: Callable[[Path], None] | None = None) -> bool:
         with self._link("fetch", name) as link:
             # What is here already may make the content needless; else its begin comes with the opening, and of a small file all.
-            begin = self._begin(link, name) if not fetching.is_begun(local) else None
-            whole = begin is not None and len(begin[1]) == begin[0].size
-            opened = begin[0] if begin is not None and whole else self._open_to_read(link, name)
-            closed = whole
-            try:
-                if opened.is_folder:
-                    raise StatusError(smb_errors.IS_A_FOLDER)
-                source = Source(self._shown(name), opened.size, messages.as_ns(opened.time_100ns))
-                if fetching.is_known(source, local):
-                    return False
-                same = begin is not None and begin[0][1:] == opened[1:]
-                first = begin[1] if begin is not None and same else memoryview(b"")
+            begin = None
+            if not fetching.is_begun(local) and smb_ahead.has_room(link):
+                begin = smb_ahead.answer(link, smb_ahead.ask(link, self._at(name), link.read_chunk))
+            return self._fetch(link, name, local, verify, begin)
 
-                def copy(offset: int, take: Callable[[memoryview | bytes], object]) -> Callable[[], Source]:
-                    nonlocal closed
-                    begun = len(first) if offset == 0 else 0
-                    if begun:
-                        take(first)
-                    if closed:
-                        return lambda: source  # open, read and closed again at one go
-                    link.read_range(opened.handle, offset + begun, opened.size - offset - begun, take)
-                    closing, closed = link.begin(messages.close(opened.handle, tell=True)), True
+    def _fetch(self, link: Link, name: str, local: Path, verify: Callable[[Path], None] | None, begin: Begin | None) -> bool:
+        """Fetch a file of which perhaps the begin is here, of a small one all."""
+        if begin is not None and fetching.is_known(self._source(name, begin.file), local) and not begin.file.is_folder:
+            return False
+        closed = begin is not None and begin.is_whole
+        opened = begin.file if begin is not None and closed else self._open_to_read(link, name)
+        try:
+            if opened.is_folder:
+                raise StatusError(smb_errors.IS_A_FOLDER)
+            source = self._source(name, opened)
+            if not closed and fetching.is_known(source, local):
+                return False
+            same = begin is not None and begin.file[1:] == opened[1:]
+            first = begin.data if begin is not None and same else memoryview(b"")
 
-                    def after() -> Source:
-                        size, time_100ns = messages.closed(link.end(closing))
-                        return Source(source.location, size, messages.as_ns(time_100ns))
+            def copy(offset: int, take: Callable[[memoryview | bytes], object]) -> Callable[[], Source]:
+                nonlocal closed
+                begun = len(first) if offset == 0 else 0
+                if begun:
+                    take(first)
+                if closed:
+                    return lambda: source  # open, read and closed again at one go
+                link.read_range(opened.handle, offset + begun, opened.size - offset - begun, take)
+                closing, closed = link.begin(messages.close(opened.handle, tell=True)), True
 
-                    return after
+                def after() -> Source:
+                    size, time_100ns = messages.closed(link.end(closing))
+                    return Source(source.location, size, messages.as_ns(time_100ns))
 
-                with explain("fetch", f"{self._shown(name)} to {local}"):
-                    fetching.fetch(source, copy, local, verify, replace_local)
-            finally:
-                if not closed:
-                    link.close_soon(opened.handle)
+                return after
+
+            with explain("fetch", f"{self._shown(name)} to {local}"):
+                fetching.fetch(source, copy, local, verify, replace_local)
+        finally:
+            if not closed:
+                link.close_soon(opened.handle)
         return True
 
-    def _begin(self, link: Link, name: str) -> tuple[messages.Opened, memoryview] | None:
-        """A file's begin, of a small one all of it, at one go: opened, read, closed. None if it was just changing."""
-        length = link.room(link.read_chunk)
-        if length < link.read_chunk:
-            return None
-        open_it = messages.open_file(self._at(name), messages.READ_DATA | messages.READ_ATTRIBUTES)
-        opening, reading, closing = link.chain(open_it, messages.read(0, length), messages.close(tell=True))
-        opened = messages.opened(_answers([opening])[0])
-        if isinstance(closing, StatusError) or messages.closed(closing) != (opened.size, opened.time_100ns):
-            return None
-        if isinstance(reading, StatusError):
-            return (opened, memoryview(b"")) if reading.status == smb_errors.END_OF_FILE and opened.size == 0 else None
-        return opened, messages.data_read(reading)
+    def _source(self, name: str, opened: messages.Opened) -> Source:
+        return Source(self._shown(name), opened.size, messages.as_ns(opened.time_100ns))
+
+    def fetch_many(
+        self, pairs: Iterable[tuple[str, Path]], verify: Callable[[Path], None] | None = None
+    ) -> Iterator[tuple[str, bool | LinacError]]:
+        def fetch(name: str, local: Path, begin: Begin) -> bool:
+            with self._link("fetch", name) as link:
+                return self._fetch(link, name, local, verify, begin)
+
+        wanted = (((name, local), self._path_of(name), not fetching.is_begun(local)) for name, local in pairs)
+        for (name, local), begin in smb_ahead.begins(self._links.get, wanted):
+            plain = partial(self.fetch, name, local, verify)
+            yield name, self._tried(plain, plain if begin is None else partial(fetch, name, local, begin))
+
+    def read_many(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | LinacError]]:
+        wanted = ((name, self._path_of(name), True) for name in names)
+        for name, begin in smb_ahead.begins(self._links.get, wanted):
+            plain = partial(self.read, name)
+            yield name, bytes(begin.data) if begin is not None and begin.is_whole else self._tried(plain, plain)
+
+    def _path_of(self, name: str) -> str | None:
+        """A name's path on the share, or None for a name that leads out of it."""
+        found = tried(lambda: self._at(name))
+        return found if isinstance(found, str) else None
+
+    def _tried(self, plain: Callable[[], T], first: Callable[[], T]) -> T | LinacError:
+        """What comes of one file, or its error. Where the connection breaks off it is tried once more, over another one.
+
+        Raises what is in the way of all files.
+        """
+        self._links.get()
+        try:
+            return tried(first)
+        except UnreachableError:
+            self._links.get()
+            return tried(plain)
 
     # Writing
 
@@ -489,12 +523,12 @@ def _path(parts: "list[str]") -> str:
     return "\\".join(parts)
 
 
-def _answers(answers: "list[bytes | StatusError]") -> "list[bytes]":
+def _answers(answers: "list[memoryview | StatusError]") -> "list[memoryview]":
     """The answers of a chain; raises the first error in it."""
     for answer in answers:
         if isinstance(answer, StatusError):
             raise answer
-    return [answer for answer in answers if isinstance(answer, bytes)]
+    return [answer for answer in answers if not isinstance(answer, StatusError)]
 
 
 def _listed(link: Link, path: str, pattern: str) -> "list[messages.Listed]":
@@ -508,7 +542,7 @@ def _listed(link: Link, path: str, pattern: str) -> "list[messages.Listed]":
         raise opening
     handle = messages.opened(opening).handle
     found: list[messages.Listed] = []
-    answer: bytes | StatusError = first
+    answer: memoryview | StatusError = first
     try:
         while True:
             if isinstance(answer, StatusError):

@@ -126,8 +126,7 @@ class SmbFile(io.RawIOBase):
             at += length
 
     def _drop(self, keep_rest: bool = False) -> None:
-        while self._ahead:
-            self._link.forget(self._ahead.popleft()[2])
+        self._ahead.clear()
         if not keep_rest:
             self._rest = memoryview(b"")
 
@@ -135,8 +134,7 @@ class SmbFile(io.RawIOBase):
         if self.closed:
             return
         super().close()
-        while self._ahead:
-            self._link.forget(self._ahead.popleft()[2])
+        self._ahead.clear()
         self._link.close_soon(self._handle)
 
 

@@ -22,7 +22,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from cryptography.exceptions import InvalidTag
@@ -45,12 +45,10 @@ from linac.transport import smb_messages as messages
 from linac.transport.credentials import Credentials
 from linac.transport.smb_errors import Where
 from linac.transport.smb_messages import Message
+from linac.transport.smb_requests import CREDIT, PENDING, SIGNED, Request, answers, charge, packed, with_signature
 
 CHUNK = 1 << 20
 """Bytes of one request of a transfer. Smaller is slower, larger than 4 MiB too (measured)."""
-
-CREDIT = 65536
-"""Bytes that one credit pays for."""
 
 DEPTH_NEAR, DEPTH_GATEWAY, DEPTH_FAR = 4, 8, 16
 """Requests under way at the same time: on a local network, through a gateway, over a long line."""
@@ -63,8 +61,6 @@ IDLE_SECONDS = 30.0
 
 IDLE_ANSWER_SECONDS = 5.0
 
-PENDING = 0x00000103
-SIGNED = 0x00000008
 CANCEL = 12
 UNASKED = 0xFFFFFFFFFFFFFFFF
 
@@ -106,12 +102,11 @@ class _Cipher:
         hidden = memoryview(self._ours.encrypt(nonce, data, header))
         return b"".join((b"\xfdSMB", hidden[-16:], header, hidden[:-16]))
 
-    def decrypt(self, message: bytearray) -> bytes:
-        """Raises `InvalidTag` for what was tampered with."""
-        tag = message[4:20]
-        message += tag
+    def decrypt(self, message: memoryview) -> bytes:
+        """`message` has room for 16 bytes behind it. Raises `InvalidTag` for what was tampered with."""
+        message[-16:] = message[4:20]
         nonce = bytes(message[20 : 20 + self._nonce_length])
-        return self._theirs.decrypt(nonce, memoryview(message)[52:], bytes(message[20:52]))
+        return self._theirs.decrypt(nonce, message[52:], bytes(message[20:52]))
 
 
 class _Signatures:
@@ -162,7 +157,12 @@ class _Wire:
         self._sending = threading.Lock()
         self.connected = True
         self.reader_lives = False
-        self._chain: deque[bytes] = deque()
+        self._buffer = bytearray()
+        self._theirs: deque[bytes] = deque()
+        self.requests: dict[int, Request] = {}
+        """Ours that are under way, by their numbers; smbprotocol has its own list of its own."""
+        self.granted: Callable[[int], None] = lambda _: None
+        """Told of the credits that come with an answer."""
         self.signatures: _Signatures | None = None
         """Each message must be signed from when it is there."""
         self.cipher: _Cipher | None = None
@@ -183,43 +183,72 @@ class _Wire:
                 rest = rest[self._sock.send(rest) :]
 
     def recv(self, timeout: float) -> bytes | None:
-        """The next message; None once the connection is closed. Called by smbprotocol's reading thread alone.
-
-        Of a chain each message comes by itself, cut apart without copying the rest of it every time.
-        """
+        """The next message for smbprotocol; None once the connection is closed. Called by its reading thread alone, which answers
+        our own requests in passing."""
         self.reader_lives = True
-        if self._chain:
-            return self._chain.popleft()
-        message = self._whole(timeout)
-        if message is None or len(message) < 64 or not (following := int.from_bytes(message[20:24], "little")):
-            return message
-        rest, at = memoryview(message), 0
-        while True:
-            end = at + following if following else len(rest)
-            self._chain.append(b"".join((rest[at : at + 20], bytes(4), rest[at + 24 : end])))
-            at = end
-            if not following or at + 64 > len(rest):
-                return self._chain.popleft()
-            following = int.from_bytes(rest[at + 20 : at + 24], "little")
+        try:
+            while not self._theirs:
+                message = self._whole(timeout)
+                if message is None:
+                    self._give_up()
+                    return None
+                if self.requests:
+                    self._sort(message)
+                else:
+                    self._theirs.append(bytes(message))
+            return self._theirs.popleft()
+        except TimeoutError:
+            raise
+        except BaseException:
+            self.connected = False
+            self._give_up()
+            raise
 
-    def _whole(self, timeout: float) -> bytes | None:
-        length = self._exactly(4, timeout)
-        if length is None:
-            return None
-        message = self._exactly(int.from_bytes(length[1:], "big"), timeout)
-        if message is None:
-            return None
-        if self.cipher is not None:
-            if message[:4] != b"\xfdSMB":
-                raise _UnsafeError("a message that is not encrypted")
-            return self.cipher.decrypt(message)
-        if self.signatures is not None:
-            self.signatures.check(message)
-        return bytes(message)
+    def _sort(self, message: bytes | bytearray) -> None:
+        """Ours to those who wait, without a copy; the others to smbprotocol, each by itself."""
+        whole = memoryview(message)
+        for answer in answers(message):
+            request = self.requests.get(answer.number)
+            if request is None:
+                self._theirs.append(
+                    b"".join((whole[answer.begin : answer.begin + 20], bytes(4), whole[answer.begin + 24 : answer.end]))
+                )
+                continue
+            self.granted(answer.granted)
+            if answer.status != PENDING:  # else the server works on it
+                del self.requests[answer.number]
+                request.status, request.answer = answer.status, whole[answer.begin + messages.HEADER : answer.end]
+                request.event.set()
 
-    def _exactly(self, length: int, timeout: float) -> bytearray | None:
-        buffer = bytearray(length)
-        rest = memoryview(buffer)
+    def _give_up(self) -> None:
+        """Nobody is to wait any more."""
+        for request in list(self.requests.values()):
+            request.event.set()
+
+    def _whole(self, timeout: float) -> bytes | bytearray | None:
+        header = self._filled(memoryview(bytearray(4)), timeout)
+        if header is None:
+            return None
+        length = int.from_bytes(header[1:], "big")
+        if self.cipher is None:
+            whole = bytearray(length)
+            if self._filled(memoryview(whole), timeout) is None:
+                return None
+            if self.signatures is not None:
+                self.signatures.check(whole)
+            return whole
+        if len(self._buffer) < length + 16:
+            self._buffer = bytearray(length + 16)
+        hidden = memoryview(self._buffer)[: length + 16]
+        if self._filled(hidden[:length], timeout) is None:
+            return None
+        if bytes(hidden[:4]) != b"\xfdSMB":
+            raise _UnsafeError("a message that is not encrypted")
+        return self.cipher.decrypt(hidden)
+
+    def _filled(self, buffer: memoryview, timeout: float) -> memoryview | None:
+        """The buffer, once it is full of what the server sends."""
+        rest, length = buffer, len(buffer)
         last = time.monotonic()
         while rest:
             try:
@@ -257,6 +286,7 @@ class _Connection(Connection):  # type: ignore[misc]  # smbprotocol has no types
         self._wire: _Wire | None = None
         self._given, self._timeout = wire, timeout
         super().__init__(uuid.uuid4(), server, port, require_signing=True)
+        wire.granted = self._granted
 
     @property
     def transport(self) -> _Wire | None:
@@ -274,22 +304,64 @@ class _Connection(Connection):  # type: ignore[misc]  # smbprotocol has no types
         timeout: float | None = None,
         resolve_symlinks: bool = True,  # noqa: ARG002 (it would wait without end)
     ) -> Any:
-        """The answer to a request. Raises `_HungError` when nothing at all is heard for `timeout` (as the link was told)."""
-        began = time.monotonic()
-        limit = self._timeout if timeout is None else min(timeout, self._timeout)
+        """The answer to a request of smbprotocol's. Raises `_HungError` when nothing at all is heard for `timeout`."""
         while True:
-            rest = max(began, self._given.heard) + limit - time.monotonic()
-            if not request.response_event.wait(max(0.0, min(rest, 1.0))):
-                if rest <= 0:
-                    raise _HungError
-                if not self._given.connected:
-                    raise SMBConnectionClosed("closed")
-                continue
+            self._await(request.response_event, timeout)
             with request.response_event_lock:
                 if request.response is not None and wait and request.response["status"].get_value() == PENDING:
                     request.response_event.clear()  # the server works on it
                     continue
             return super().receive(request, wait=wait, timeout=1, resolve_symlinks=False)
+
+    def take(self, request: Request, timeout: float | None = None) -> memoryview:
+        """The answer to a request of ours, without its header. Raises `StatusError`, or `_HungError` like `receive`."""
+        self._await(request.event, timeout)
+        if request.answer is None:
+            raise SMBConnectionClosed("closed")
+        if request.status:
+            raise StatusError(request.status)
+        return request.answer
+
+    def _await(self, event: threading.Event, timeout: float | None) -> None:
+        """Wait for as long as something is heard (as the link was told), or `timeout`."""
+        began = time.monotonic()
+        limit = self._timeout if timeout is None else min(timeout, self._timeout)
+        while not event.is_set():
+            rest = max(began, self._given.heard) + limit - time.monotonic()
+            if not event.wait(max(0.0, min(rest, 1.0))):
+                if rest <= 0:
+                    raise _HungError
+                if not self._given.connected:
+                    raise SMBConnectionClosed("closed")
+
+    def post(self, sent: Sequence[Message], session: Session, tree_id: int, wanted: int) -> list[Request]:
+        """Send messages in one piece, each after the first about the same file; there must be credits for them."""
+        large = bool(self.supports_multi_credit)
+        requests = []
+        with self.sequence_lock:
+            for message in sent:
+                requests.append(Request(self.sequence_window["low"]))
+                self.sequence_window["low"] += charge(message, large)
+        signed = bool(session.signing_required and session.signing_key)
+        numbers = [request.number for request in requests]
+        parts = packed(sent, numbers, wanted, session.session_id, tree_id, large=large, signed=signed)
+        if signed:
+            parts = [
+                with_signature(part, self._generate_signature(part, session.signing_key, number, False, message.COMMAND))
+                for part, number, message in zip(parts, numbers, sent, strict=True)
+            ]
+        data = b"".join(parts)
+        tree = session.tree_connect_table.get(tree_id)
+        if session.encrypt_data or (tree is not None and tree.encrypt_data):
+            data = self._encrypt(data, session)
+        self._given.requests.update((request.number, request) for request in requests)
+        self._check_worker_running()  # after they are listed: the reading thread, if it ends now, wakes who waits for them
+        self._given.send(data)
+        return requests
+
+    def _granted(self, more: int) -> None:
+        with self.sequence_lock:
+            self.sequence_window["high"] += more or (0 if self.supports_multi_credit else 1)
 
     def verify_signature(self, header: Any, session_id: int, force: bool = False) -> None:
         if force or self._given.signatures is None:  # else it was checked when it arrived
@@ -300,11 +372,6 @@ class _Connection(Connection):  # type: ignore[misc]  # smbprotocol has no types
             self._given.cipher = _Cipher(self, session)
         return self._given.cipher.encrypt(b_data)
 
-    def _calculate_credit_charge(self, message: Any) -> int:
-        if not isinstance(message, Message):
-            return int(super()._calculate_credit_charge(message))
-        return (message.payload - 1) // CREDIT + 1 if self.supports_multi_credit else 0
-
 
 class Link:
     """A share of a server, logged in. Raises `SetupError`, `PeerError` and `AwayError` where that does not succeed."""
@@ -313,7 +380,6 @@ class Link:
         self.where, self.timeout = where, timeout
         self.lock = threading.RLock()
         self._broken = False
-        self._unanswered: deque[Any] = deque()
         self._to_close: deque[bytes] = deque()
         self._inside = 0
         """The thread in the middle of a request; 0 for none."""
@@ -383,41 +449,41 @@ class Link:
 
     # Requests
 
-    def begin(self, message: Message) -> Any:
-        """Send a request; its answer is to be taken by `end`, or given up by `forget`."""
-        self._tidy()
-        wanted = self._credits(message)
-        with self._connected():
-            return self._connection.send(message, self._session.session_id, self._tree.tree_connect_id, credit_request=wanted)
+    def begin(self, message: Message) -> Request:
+        """Send a request; its answer is to be taken by `end`. One that nobody takes is dropped when it arrives."""
+        return self.begin_chain(message)[0]
 
-    def end(self, request: Any) -> bytes:
+    def end(self, request: Request) -> memoryview:
         """The answer to a request, without its header. Raises `StatusError` if it is an error."""
         with self._connected():
-            answer = self._connection.receive(request)
-        return answer["data"].get_value()  # type: ignore[no-any-return]
+            return self._connection.take(request)
 
-    def call(self, message: Message) -> bytes:
+    def call(self, message: Message) -> memoryview:
         return self.end(self.begin(message))
 
-    def chain(self, *chained: Message) -> list[bytes | StatusError]:
+    def chain(self, *chained: Message) -> list[memoryview | StatusError]:
         """Messages about one and the same file, which the first one opens: all of them in one go. An answer or an error each."""
-        self._tidy()
-        self._credits(*chained)
+        return self.end_chain(self.begin_chain(*chained))
+
+    def begin_chain(self, *chained: Message) -> list[Request]:
+        """Send a chain of messages; the answers are to be taken by `end_chain`."""
+        self._close_late()
+        return self._post(*chained)
+
+    def _post(self, *sent: Message) -> list[Request]:
+        wanted = self._credits(*sent)
         with self._connected():
-            requests = self._connection.send_compound(
-                list(chained), self._session.session_id, self._tree.tree_connect_id, related=True
-            )
-        answers: list[bytes | StatusError] = []
+            return self._connection.post(sent, self._session, self._tree.tree_connect_id, wanted)
+
+    def end_chain(self, requests: list[Request]) -> list[memoryview | StatusError]:
+        """The answers to a chain, or an error each."""
+        answered: list[memoryview | StatusError] = []
         for request in requests:
             try:
-                answers.append(self.end(request))
+                answered.append(self.end(request))
             except StatusError as error:
-                answers.append(error)
-        return answers
-
-    def forget(self, request: Any) -> None:
-        """An answer that nobody wants. It arrives some time and is cleared away then."""
-        self._unanswered.append(request)
+                answered.append(error)
+        return answered
 
     def close_soon(self, handle: bytes) -> None:
         """Close a file without waiting for the answer. Never raises: a connection that is gone has closed it already.
@@ -432,25 +498,15 @@ class Link:
         try:
             with contextlib.suppress(LinacError, StatusError):
                 if not self.is_broken:
-                    self.forget(self.begin(messages.close(handle)))
+                    self.begin(messages.close(handle))
         finally:
             self.lock.release()
 
-    def _tidy(self) -> None:
-        """Clear away answers that nobody wants, and close what could not be closed when it should have been."""
+    def _close_late(self) -> None:
+        """Close what could not be closed when it should have been."""
         with contextlib.suppress(IndexError):  # emptied by the garbage collector's calls meanwhile
-            while self._unanswered:
-                first = self._unanswered[0]
-                response = first.response
-                if not first.response_event.is_set() or response is None or response["status"].get_value() == PENDING:
-                    break
-                self._unanswered.popleft()
-                self._connection.outstanding_requests.pop(first.message["message_id"].get_value(), None)
             while self._to_close and not self.is_broken:
-                close = messages.close(self._to_close.popleft())
-                self._credits(close)
-                with self._connected():
-                    self.forget(self._connection.send(close, self._session.session_id, self._tree.tree_connect_id))
+                self._post(messages.close(self._to_close.popleft()))
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[None]:
@@ -462,11 +518,11 @@ class Link:
         try:
             yield
             self.used = time.monotonic()
-        except SMBResponseException as error:
+        except StatusError as error:
             if error.status in smb_errors.GONE:
                 self.tear_down()
                 raise smb_errors.gone(self.where) from error
-            raise StatusError(error.status) from None
+            raise
         except (_HungError, TimeoutError) as error:
             self.tear_down()
             raise smb_errors.hung(self.where, self.timeout) from error
@@ -492,48 +548,44 @@ class Link:
 
     def _credits(self, *sent: Message) -> int:
         """Wait until there are credits for some messages; how many to ask for with them."""
-        large = self._connection.supports_multi_credit
-        charge = sum((message.payload - 1) // CREDIT + 1 if large else 1 for message in sent)
+        large = bool(self._connection.supports_multi_credit)
+        cost = sum(charge(message, large) for message in sent)
         until = time.monotonic() + self.timeout
-        while self._available < charge and not self.is_broken:
+        while self._available < cost and not self.is_broken:
             if time.monotonic() > until:
                 self.tear_down()
                 raise smb_errors.hung(self.where, self.timeout)
             time.sleep(0.001)
-        return min(charge + max(0, self._wanted - self._available), 512)
+        return min(cost + max(0, self._wanted - self._available), 512)
 
     # Transfers
 
     def read_range(self, handle: bytes, offset: int, size: int, take: Callable[[memoryview], object]) -> int:
         """Hand a range of an open file to `take`, piece by piece in order; how many bytes there were (fewer at its end)."""
-        pending: deque[tuple[int, int, Any]] = deque()
+        pending: deque[tuple[int, int, Request]] = deque()
         asked, end, done = offset, offset + size, offset
-        try:
-            while pending or asked < end:
-                while asked < end and len(pending) < self.depth:
-                    length = self.room(min(self.read_chunk, end - asked))
-                    if not length:
-                        if pending:
-                            break
-                        length = min(CREDIT, end - asked)
-                    pending.append((asked, length, self.begin(messages.read(asked, length, handle))))
-                    asked += length
-                at, length, request = pending.popleft()
-                data = self._data(request)
+        while pending or asked < end:
+            while asked < end and len(pending) < self.depth:
+                length = self.room(min(self.read_chunk, end - asked))
+                if not length:
+                    if pending:
+                        break
+                    length = min(CREDIT, end - asked)
+                pending.append((asked, length, self.begin(messages.read(asked, length, handle))))
+                asked += length
+            at, length, request = pending.popleft()
+            data = self._data(request)
+            take(data)
+            done = at + len(data)
+            while len(data) and done < at + length:  # a server may give less than asked
+                data = self._data(self.begin(messages.read(done, at + length - done, handle)))
                 take(data)
-                done = at + len(data)
-                while len(data) and done < at + length:  # a server may give less than asked
-                    data = self._data(self.begin(messages.read(done, at + length - done, handle)))
-                    take(data)
-                    done += len(data)
-                if done < at + length:
-                    break
-        finally:
-            for _, _, request in pending:
-                self.forget(request)
+                done += len(data)
+            if done < at + length:
+                break
         return done - offset
 
-    def _data(self, request: Any) -> memoryview:
+    def _data(self, request: Request) -> memoryview:
         try:
             return messages.data_read(self.end(request))
         except StatusError as error:
@@ -543,7 +595,7 @@ class Link:
 
     def write_from(self, handle: bytes, pieces: Iterator[bytes]) -> int:
         """Write pieces, of `write_chunk` bytes at most each, to an open file from its begin; how many bytes they were."""
-        pending: deque[tuple[int, Any]] = deque()
+        pending: deque[tuple[int, Request]] = deque()
         offset = 0
 
         def take_one() -> None:
@@ -551,17 +603,13 @@ class Link:
             if messages.written(self.end(request)) != length:
                 raise StatusError(0xC000007F)
 
-        try:
-            for piece in pieces:
-                while pending and (len(pending) >= self.depth or self.room(len(piece)) < len(piece)):
-                    take_one()
-                pending.append((len(piece), self.begin(messages.write(offset, piece, handle))))
-                offset += len(piece)
-            while pending:
+        for piece in pieces:
+            while pending and (len(pending) >= self.depth or self.room(len(piece)) < len(piece)):
                 take_one()
-        finally:
-            for _, request in pending:
-                self.forget(request)
+            pending.append((len(piece), self.begin(messages.write(offset, piece, handle))))
+            offset += len(piece)
+        while pending:
+            take_one()
         return offset
 
     # The end
@@ -578,8 +626,8 @@ class Link:
             return True
         try:
             with self._connected():
-                request = self._connection.send(messages.echo(), self._session.session_id)
-                self._connection.receive(request, timeout=IDLE_ANSWER_SECONDS)
+                [request] = self._connection.post([messages.echo()], self._session, 0, 1)
+                self._connection.take(request, IDLE_ANSWER_SECONDS)
         except (LinacError, StatusError):
             self.tear_down()
         return not self.is_broken

@@ -58,20 +58,11 @@ EPOCH_100NS = 116444736000000000
 
 @dataclass(frozen=True)
 class Message:
-    """A message's command and its bytes. `payload`: how many bytes it carries or asks for at most, for the credits that it costs.
-
-    `COMMAND`, `pack` and `len` are what smbprotocol wants of a message.
-    """
+    """A message's command and its bytes. `payload`: how many bytes it carries or asks for at most: that costs credits."""
 
     COMMAND: int
     data: bytes
     payload: int = 1
-
-    def pack(self) -> bytes:
-        return self.data
-
-    def __len__(self) -> int:
-        return len(self.data)
 
 
 class Opened(NamedTuple):
@@ -100,7 +91,7 @@ def open_file(path: str, rights: int, *, share: int = SHARE_ALL, if_there: int =
     return Message(5, fixed + (name or b"\0\0"))
 
 
-def opened(answer: bytes) -> Opened:
+def opened(answer: bytes | memoryview) -> Opened:
     fields = _CREATED.unpack_from(answer)
     return Opened(fields[12], fields[9], fields[6], bool(fields[10] & FOLDER_ATTRIBUTE))
 
@@ -110,7 +101,7 @@ def close(handle: bytes = SAME_FILE, *, tell: bool = False) -> Message:
     return Message(6, _HANDLE.pack(24, int(tell), 0, handle))
 
 
-def closed(answer: bytes) -> tuple[int, int]:
+def closed(answer: bytes | memoryview) -> tuple[int, int]:
     """Size, and time of the last change."""
     fields = _CLOSED.unpack_from(answer)
     return fields[8], fields[5]
@@ -125,7 +116,7 @@ def read(offset: int, length: int, handle: bytes = SAME_FILE) -> Message:
     return Message(8, _READ.pack(49, 0x50, 0, length, offset, handle, 0, 0, 0, 0, 0), length)
 
 
-def data_read(answer: bytes) -> memoryview:
+def data_read(answer: bytes | memoryview) -> memoryview:
     _, offset, _, length, _, _ = _READ_DONE.unpack_from(answer)
     return memoryview(answer)[offset - HEADER : offset - HEADER + length]
 
@@ -135,7 +126,7 @@ def write(offset: int, data: bytes, handle: bytes = SAME_FILE) -> Message:
     return Message(9, fixed + data, max(1, len(data)))
 
 
-def written(answer: bytes) -> int:
+def written(answer: bytes | memoryview) -> int:
     """How many bytes the server took."""
     return int(_WRITTEN.unpack_from(answer)[2])
 
@@ -147,9 +138,9 @@ def list_folder(pattern: str, length: int, handle: bytes = SAME_FILE) -> Message
     return Message(14, fixed + name, length)
 
 
-def listed(answer: bytes) -> Iterator[Listed]:
+def listed(answer: bytes | memoryview) -> Iterator[Listed]:
     _, offset, length = _INFO.unpack_from(answer)
-    lines = answer[offset - HEADER : offset - HEADER + length]
+    lines = bytes(answer[offset - HEADER : offset - HEADER + length])
     at = 0
     while at + _LISTED.size <= len(lines):
         following, _, _, _, changed, _, size, _, attributes, name_length = _LISTED.unpack_from(lines, at)
@@ -164,7 +155,7 @@ def ask_free_space(handle: bytes = SAME_FILE) -> Message:
     return Message(16, _QUERY_INFO.pack(41, OF_FILE_SYSTEM, FS_FULL_SIZE_INFORMATION, 32, 0, 0, 0, 0, 0, handle))
 
 
-def free_space(answer: bytes) -> int:
+def free_space(answer: bytes | memoryview) -> int:
     """Bytes that the account may still write."""
     _, offset, _ = _INFO.unpack_from(answer)
     _, for_us, _, sectors, sector = struct.unpack_from("<QQQII", answer, offset - HEADER)

@@ -429,7 +429,8 @@ class TestEnds:
             folder.check()
             folder.check()
             assert not link._to_close
-            assert len(link._connection.outstanding_requests) <= 2
+            assert len(link._wire.requests) <= 2
+            assert link._connection.outstanding_requests == {}
             folder.remove("dropped.txt")
 
     @pytest.mark.parametrize("how", ["", "server.freeze()", "server.kill()"])
