@@ -15,7 +15,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -237,15 +237,19 @@ class SmbFolder(Folder):
     def _open_to_read(self, link: Link, name: str) -> messages.Opened:
         """Others may read, write and remove the file meanwhile: it is theirs."""
         rights = messages.READ_DATA | messages.READ_ATTRIBUTES
-        return messages.opened(link.call(messages.open_file(self._at(name), rights)))
+        return _patiently(lambda: messages.opened(link.call(messages.open_file(self._at(name), rights))))
 
     def read(self, name: str) -> bytes:
         with self._link("read", name) as link:
             rights = messages.READ_DATA | messages.READ_ATTRIBUTES
             first = link.read_chunk
             open_it = messages.open_file(self._at(name), rights, options=messages.A_FILE)
-            answers = link.chain(open_it, messages.read(0, first), messages.close())
-            opened = messages.opened(_answers(answers[:1])[0])
+
+            def begin() -> "tuple[messages.Opened, list[memoryview | StatusError]]":
+                answers = link.chain(open_it, messages.read(0, first), messages.close())
+                return messages.opened(_answers(answers[:1])[0]), answers
+
+            opened, answers = _patiently(begin)
             if opened.size <= first:
                 if opened.size == 0:
                     return b""
@@ -260,7 +264,7 @@ class SmbFolder(Folder):
             # What is here already may make the content needless; else its begin comes with the opening, and of a small file all.
             begin = None
             if not fetching.is_begun(local) and smb_ahead.has_room(link):
-                begin = smb_ahead.answer(link, smb_ahead.ask(link, self._at(name), link.read_chunk))
+                begin = _patiently(lambda: smb_ahead.answer(link, smb_ahead.ask(link, self._at(name), link.read_chunk)))
             return self._fetch(link, name, local, verify, begin)
 
     def _fetch(self, link: Link, name: str, local: Path, verify: Callable[[Path], None] | None, begin: Begin | None) -> bool:
@@ -399,16 +403,7 @@ class SmbFolder(Folder):
 
     def _rename(self, link: Link, handle: bytes, target: str) -> None:
         """Replace `target` by the open file; tried again while somebody has it open."""
-        pause = REPLACE_FIRST_PAUSE_SECONDS
-        for attempt in range(REPLACE_TRIES):
-            try:
-                link.call(messages.rename(target, handle))
-                return
-            except StatusError as error:
-                if error.status not in smb_errors.IN_USE or attempt == REPLACE_TRIES - 1:
-                    raise
-            time.sleep(pause)
-            pause *= 2
+        _patiently(lambda: link.call(messages.rename(target, handle)), smb_errors.IN_USE)
 
     def replace(self, old: str, new: str) -> None:
         source, target = self._at(old), self._at(new)
@@ -521,6 +516,20 @@ def _path(parts: "list[str]") -> str:
                 "space at its end."
             )
     return "\\".join(parts)
+
+
+def _patiently(action: Callable[[], T], held: Collection[int] = frozenset({smb_errors.SHARING_VIOLATION})) -> T:
+    """Its result; tried again for some seconds while somebody holds the file, as a virus scanner does for a moment."""
+    pause = REPLACE_FIRST_PAUSE_SECONDS
+    for _ in range(REPLACE_TRIES - 1):
+        try:
+            return action()
+        except StatusError as error:
+            if error.status not in held:
+                raise
+        time.sleep(pause)
+        pause *= 2
+    return action()
 
 
 def _answers(answers: "list[memoryview | StatusError]") -> "list[memoryview]":

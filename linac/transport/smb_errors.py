@@ -25,7 +25,8 @@ NOT_EMPTY = 0xC0000101
 IS_A_FOLDER = 0xC00000BA
 NOT_A_FOLDER = 0xC0000103
 
-IN_USE = frozenset({0xC0000043, 0xC0000022, 0xC0000056, 0xC0000054, 0xC0000243})
+SHARING_VIOLATION = 0xC0000043
+IN_USE = frozenset({SHARING_VIOLATION, 0xC0000022, 0xC0000056, 0xC0000054, 0xC0000243})
 """Sharing violation, access denied, delete pending, lock conflict, mapped: what the replacement of a file gets while somebody has
 it open. Samba says access denied (0xC0000022) for some of these, so that it must count as well."""
 

@@ -321,6 +321,25 @@ class TestInUse:
         assert folder.read("a") == b"old"
         assert [path.name for path in own_server.folder("physics").iterdir()] == ["a"]
 
+    @pytest.mark.parametrize("by", ["read", "open", "fetch"])
+    def test_a_file_that_somebody_has_open_for_a_moment_is_read_once_it_is_closed(
+        self, dial: Dial, by: str, tmp_path: Path
+    ) -> None:
+        folder = dial()
+        folder.write("a", b"log")
+        timer = threading.Timer(0.4, exclusively(folder, "a"))
+        timer.start()
+        us = dial()
+        if by == "fetch":
+            us.fetch("a", tmp_path / "a")
+            assert (tmp_path / "a").read_bytes() == b"log"
+        elif by == "open":
+            with us.open("a") as file:
+                assert file.read() == b"log"
+        else:
+            assert us.read("a") == b"log"
+        timer.join()
+
     def test_reading_never_locks_the_writer_out(self, dial: Dial, own_server: Samba) -> None:
         """The linac may write, replace and remove its backup while we read it."""
         linac, us = dial(), dial()
