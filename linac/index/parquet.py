@@ -14,7 +14,6 @@ The footer's schema is pyarrow's own, and reading is left to pyarrow. The format
 import functools
 import io
 import struct
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -22,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+from isal import isal_zlib
 
 MAGIC = b"PAR1"
 ZSTD_LEVEL = 1
@@ -323,7 +323,7 @@ def _i32s(*numbers: int) -> bytes:
 def _page(out: bytearray, kind: int, data: bytes, is_packed: bool, specific: bytes) -> int:
     """Append a page to `out`; how large it is uncompressed, its header included. `specific` is the end of its header."""
     packed = codec(ZSTD_LEVEL).compress(data, asbytes=True) if is_packed else data
-    crc = zlib.crc32(packed)
+    crc = isal_zlib.crc32(packed)
     head = _i32s(kind, len(data), len(packed), crc - (1 << 32) if crc >> 31 else crc) + specific
     out += head
     out += packed

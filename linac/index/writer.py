@@ -7,11 +7,12 @@ nothing may ever stand there twice, not even while files are joined. Therefore
 - a file only ever grows: the old file and more rows, staged in `TRF/pending`, put in its place by one rename. Small files so
   never come to be, no rows ever move from file to file, and no file that a reader has listed disappears;
 - nothing unfinished is written beside the files: pandas would take it for data;
-- the order is: raw logs, a record of what is coming (`TRF/pending/*.record`), samples, deliveries, catalogue, record away: it
-  moves to `TRF/repack`, where it says which month has samples that can be packed harder (`linac.index.repack`). The
-  delivery counts as indexed once it is in `deliveries`. After a crash the next writer finds the record: if the samples are in
-  place, it does the rest, else it forgets the record, and whoever brings the logs again brings them anew. In between, the
-  samples hold whole deliveries that the index does not know yet, which is all that a reader can notice;
+- the order is, month by month: raw logs, a record of what is coming (`TRF/pending/*.record`), samples, deliveries; then, for all
+  months of the batch: catalogue, records away. A record moves to `TRF/repack`, where it says which month has samples that can
+  be packed harder (`linac.index.repack`). A delivery counts as indexed once it is in `deliveries`. After a crash the next
+  writer finds the records: where the samples are in place, it does the rest, else it forgets the record, and whoever brings the
+  logs again brings them anew. In between, the samples hold whole deliveries that the index does not know yet, which is all that
+  a reader can notice;
 - one writer at a time (`lease`). What is known is looked up again once the lease is held.
 
 What is known: a log belongs to the month of its own start, so only that month of each linac is looked at, however old the
@@ -136,6 +137,7 @@ class Writer:
         bad = {new.sha256 for new, _ in done.failed}
         with self._lease() as lease:
             self._recover(lease)
+            committed: dict[str, tuple[str, Any]] = {}
             for month, all_logs in by_month.items():
                 there = known(self._folder, month)
                 logs = [new for new in all_logs if new.sha256 not in bad]
@@ -144,8 +146,14 @@ class Writer:
                 if fresh:
                     rows = encoded[month] if len(fresh) == len(logs) else _encode(fresh)
                     self._keep_raw(lease, fresh)
-                    done.files += self._commit(lease, month, fresh, rows)
+                    changed, record, table = self._commit(lease, month, fresh, rows)
+                    committed[month] = record, table
+                    done.files += changed
                     done.indexed += fresh
+            self._enter(lease, {month: table for month, (_, table) in committed.items()})
+            for month, (record, _) in committed.items():
+                lease.keep()
+                self._folder.replace(record, repack_mark(self._machine, month))
         return done
 
     def _keep_raw(self, lease: Lease, logs: list[New]) -> None:
@@ -167,8 +175,8 @@ class Writer:
                 new.row["raw_file"] = f"{where}/{there}"
                 break
 
-    def _commit(self, lease: Lease, month: str, logs: list[New], encoded: Encoded) -> list[str]:
-        """The samples and deliveries of logs that are not known, of one month."""
+    def _commit(self, lease: Lease, month: str, logs: list[New], encoded: Encoded) -> tuple[list[str], str, Any]:
+        """The samples and deliveries of logs that are not known, of one month. Files changed, the record and the rows of it."""
         batch = hashlib.sha256("".join(sorted(new.sha256 for new in logs)).encode()).hexdigest()[:12]
         record = f"{names.PENDING}/{self._machine}_{month}_{batch}{RECORD}"
         changed = []
@@ -194,9 +202,7 @@ class Writer:
             lease.keep()
             self._folder.write(record, deliveries.to_record(table))
         changed += self._publish(lease, self._machine, month, table)
-        lease.keep()
-        self._folder.replace(record, repack_mark(self._machine, month))
-        return changed
+        return changed, record, table
 
     def _samples_to_continue(self, month: str, batch: str) -> tuple[str, bytes | None]:
         """The samples file that more rows go to, and what it holds now: the smallest that is small, or else a new one."""
@@ -235,7 +241,7 @@ class Writer:
         return True
 
     def _publish(self, lease: Lease, machine: str, month: str, table: Any) -> list[str]:
-        """Bring rows into `deliveries` (this is the commit) and the catalogue, those that are not there yet."""
+        """Bring rows into `deliveries` (this is the commit), those that are not there yet."""
         changed = []
         while True:
             found = files(self._folder, "deliveries", machine, month)
@@ -256,20 +262,23 @@ class Writer:
             if self._put(lease, target, deliveries.encode(deliveries.merge(old, new)), old is not None):
                 changed.append(target)
                 break
-        self._enter(lease, month, table)
         return changed
 
-    def _enter(self, lease: Lease, month: str, table: Any) -> None:
-        """Bring rows into the catalogue. A year's file is made only with all that the year has."""
-        name = catalogue.file_name(month[:4])
-        try:
-            old = catalogue.decode(self._folder.read(name), name) if self._folder.find(name) else None
-        except DamagedError:
-            old = None  # made anew
-        # Without an old one: from all deliveries of the year, the rows among them.
-        merged = self.year(month[:4]) if old is None else catalogue.merge(old, catalogue.from_deliveries(table))
-        if merged is not None:
-            self._put(lease, name, catalogue.encode(merged), replaces=False)
+    def _enter(self, lease: Lease, tables: dict[str, Any]) -> None:
+        """Bring rows of deliveries, by month, into the catalogue. A year's file is made only with all that the year has."""
+        by_year: dict[str, list[Any]] = {}
+        for month, table in tables.items():
+            by_year.setdefault(month[:4], []).append(table)
+        for year, rows in by_year.items():
+            name = catalogue.file_name(year)
+            try:
+                old = catalogue.decode(self._folder.read(name), name) if self._folder.find(name) else None
+            except DamagedError:
+                old = None  # made anew
+            # Without an old one: from all deliveries of the year, the rows among them.
+            merged = self.year(year) if old is None else catalogue.merge(old, catalogue.from_deliveries(pa.concat_tables(rows)))
+            if merged is not None:
+                self._put(lease, name, catalogue.encode(merged), replaces=False)
 
     def year(self, year: str) -> Any:
         """The catalogue of a year, from the deliveries."""
@@ -312,7 +321,9 @@ class Writer:
                 files_there[name] = SamplesFile(self._folder.read(name), name)
             if files_there[name].hash(row_group) != sha256:
                 return 0
-        return table.num_rows if self._publish(lease, machine, month, table) else 0
+        changed = self._publish(lease, machine, month, table)
+        self._enter(lease, {month: table})
+        return table.num_rows if changed else 0
 
 
 def _encode(logs: list[New], failed: list[tuple[New, Exception]] | None = None) -> Encoded:

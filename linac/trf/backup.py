@@ -12,7 +12,6 @@ Only one log is in memory at a time, and nothing is written to disk. It does not
 within the zip (none is known to hold any). Names are for people: never use one as a path.
 """
 
-import io
 import lzma
 import os
 import struct
@@ -21,12 +20,16 @@ import zlib
 from collections.abc import Iterator
 from typing import IO, NamedTuple
 
+from isal import isal_zlib
+
 from linac.errors import BackupError, StorageError
 
 MAX_TRF_BYTES = 128 << 20
 """A larger member is not read: it would be 2 hours of rows (17.5 kB a second; half as long in version 4), or a zip bomb."""
 
 _CHUNK = 1 << 20
+
+_IsalError: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # its stub takes the class for an instance
 
 _LOCAL = b"PK\x03\x04"
 _DESCRIPTOR = b"PK\x07\x08"
@@ -73,16 +76,18 @@ def _members(file: IO[bytes], max_bytes: int) -> Iterator[Member]:
     with archive:
         for info in archive.infolist():
             if _is_trf(info.filename):
-                yield _read(archive, info, max_bytes)
+                yield _read(archive, file, info, max_bytes)
 
 
-def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, max_bytes: int) -> Member:
+def _read(archive: zipfile.ZipFile, file: IO[bytes], info: zipfile.ZipInfo, max_bytes: int) -> Member:
     name = _clean(info.filename)
     if info.flag_bits & _ENCRYPTED_FLAG:
         return _failed(name, _ENCRYPTED)
     if info.file_size > max_bytes:
         return _failed(name, _too_large(max_bytes))
     try:
+        if info.compress_type == _DEFLATED:
+            return _read_deflated(file, info, max_bytes)
         with archive.open(info) as member:
             data = member.read(info.file_size + 1)
             complete = len(data) == info.file_size and not member.read(1)
@@ -95,6 +100,15 @@ def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, max_bytes: int) -> Me
             return _failed(name, _DAMAGED, error)
         raise _storage(error) from error
     return Member(name, data) if complete else _failed(name, _DAMAGED)
+
+
+def _read_deflated(file: IO[bytes], info: zipfile.ZipInfo, max_bytes: int) -> Member:
+    """What nearly all members are: unpacked by ISA-L in a third of zlib's time. Size and checksum are those of the directory."""
+    local = _local(file, info.header_offset)
+    if local is None or local.name != _clean(info.orig_filename):
+        return _failed(_clean(info.filename), _DAMAGED)
+    local = local._replace(name=_clean(info.filename), flags=local.flags & ~_SIZES_FOLLOW_FLAG, crc=info.CRC)
+    return _inflate(file, local, max_bytes, behind=0, size=info.file_size)[0]
 
 
 # What cannot be read, and what to do. No names: a log's name holds its field's, and messages travel into logs and reports.
@@ -191,7 +205,7 @@ def _find_local(file: IO[bytes], start: int) -> int | None:
 def _local(file: IO[bytes], at: int) -> _Local | None:
     file.seek(at)
     head = file.read(30)
-    if len(head) < 30:
+    if len(head) < 30 or not head.startswith(_LOCAL):
         return None
     flags, method, crc, packed, _, name_size, extra_size = struct.unpack("<6xHH4xIIIHH", head)
     name = file.read(name_size)
@@ -230,29 +244,34 @@ def _unpack(file: IO[bytes], local: _Local, max_bytes: int) -> tuple[Member, int
     data = file.read(local.packed)
     if len(data) < local.packed:
         return _failed(local.name, _CUT), local.data_at
-    if zlib.crc32(data) != local.crc:
+    if isal_zlib.crc32(data) != local.crc:
         return _failed(local.name, _DAMAGED), local.data_at
     return Member(local.name, data), behind
 
 
-def _inflate(file: IO[bytes], local: _Local, max_bytes: int, behind: int) -> tuple[Member, int]:
+def _inflate(file: IO[bytes], local: _Local, max_bytes: int, behind: int, size: int | None = None) -> tuple[Member, int]:
+    """The member, which must be of `size` bytes if that is known, and from where to look on."""
     file.seek(local.data_at)
-    engine = zlib.decompressobj(-zlib.MAX_WBITS)
-    unpacked = io.BytesIO()
-    consumed = 0
+    engine = isal_zlib.decompressobj(-zlib.MAX_WBITS)
+    step = _CHUNK if size is None else size + 1
+    parts: list[bytes] = []
+    total = consumed = 0
     try:
         while not engine.eof:
             packed = engine.unconsumed_tail or file.read(_CHUNK)
-            if not packed:
-                return _failed(local.name, _CUT), local.data_at
-            unpacked.write(engine.decompress(packed, _CHUNK))
+            parts.append(engine.decompress(packed, step))  # of nothing: what is left in the engine
+            if not packed and not parts[-1] and not engine.eof:
+                return _failed(local.name, _CUT if size is None else _DAMAGED), local.data_at
+            total += len(parts[-1])
             consumed += len(packed) - len(engine.unused_data if engine.eof else engine.unconsumed_tail)
-            if unpacked.tell() > max_bytes:
+            if size is not None and total > size:
+                return _failed(local.name, _DAMAGED), local.data_at
+            if total > max_bytes:
                 return _failed(local.name, _too_large(max_bytes)), max(behind, local.data_at + consumed)
-    except zlib.error as error:
+    except _IsalError as error:
         return _failed(local.name, _DAMAGED, error), local.data_at
     end = local.data_at + consumed
-    data = unpacked.getvalue()
+    data = parts[0] if len(parts) == 1 else b"".join(parts)
     crc = local.crc
     if local.flags & _SIZES_FOLLOW_FLAG:
         file.seek(end)
@@ -261,4 +280,5 @@ def _inflate(file: IO[bytes], local: _Local, max_bytes: int, behind: int) -> tup
         if len(follow) < 4:
             return _failed(local.name, _CUT), end
         crc = int.from_bytes(follow, "little")
-    return (Member(local.name, data) if zlib.crc32(data) == crc else _failed(local.name, _DAMAGED)), end
+    whole = isal_zlib.crc32(data) == crc and size in (None, len(data))
+    return (Member(local.name, data) if whole else _failed(local.name, _DAMAGED)), end

@@ -290,6 +290,7 @@ def _travel_deg(angles: npt.NDArray[np.float64]) -> float | None:
 
 _TENTHS = 10
 _MAX_TENTHS = 1 << 16
+_BLOCK = 1 << 15  # counts at a time: as 64-bit numbers they stay in the cache, and no new memory is needed
 
 
 def _errors(counts: npt.NDArray[Any]) -> _Errors:
@@ -305,7 +306,9 @@ def _errors(counts: npt.NDArray[Any]) -> _Errors:
     else:
         # The histogram of all counts from the least on, folded at 0.
         least = min(low, 0)
-        signed = np.bincount(flat.astype(np.intp) - least, minlength=high - least + 1 if high > 0 else 1 - least)
+        signed = np.zeros(high - least + 1 if high > 0 else 1 - least, np.intp)
+        for start in range(0, flat.size, _BLOCK):
+            signed += np.bincount(flat[start : start + _BLOCK].astype(np.intp) - least, minlength=len(signed))
         times = np.zeros(max(-low, high) + 1, np.intp)
         times[: len(signed) + least] = signed[-least:]
         times[1 : 1 - least] += signed[:-least][::-1] if least else signed[:0]
@@ -329,13 +332,13 @@ def _worst(beam: npt.NDArray[Any], leaves: list[int], items: list[ItemPart]) -> 
     if not len(beam) or not leaves:
         return None, None
     errors = beam[:, _slice(leaves)]
-    sizes = errors.astype(np.float64)
     numbers: npt.NDArray[Any] = np.full(len(leaves), len(beam))
     if errors.min() <= NO_VALUE:
         missing = errors == NO_VALUE
-        sizes[missing] = 0
+        errors = np.where(missing, 0, errors)
         numbers -= missing.sum(axis=0)
-    squares = np.einsum("ij,ij->j", sizes, sizes)
+    # Squares of 16 bits add up in 64 without a copy of all cells; those of 32 bits (version 4) may be too large for that.
+    squares = np.einsum("ij,ij->j", errors, errors, dtype=np.int64 if errors.itemsize <= 2 else np.float64)
     if not numbers.any():
         return None, None
     means = np.divide(squares, numbers, out=np.full(len(leaves), -1.0), where=numbers > 0)
