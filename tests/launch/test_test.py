@@ -55,9 +55,11 @@ def test_what_hangs_is_ended_and_named(
 def test_the_parts_together_are_all_tests_each_once(project: Path) -> None:
     apart = {path.removeprefix("--ignore=") for path in checks.TESTS["library"]}
     assert apart == set(checks.SERVERS)
-    assert all((project / path).exists() for path in (*checks.SERVERS, checks.RECORDING))
-    assert any(checks.RECORDING.startswith(f"{path}/") for path in checks.SERVERS)
-    assert checks.TESTS["servers"] == [*checks.SERVERS, *(f"--ignore={path}" for path in checks.TESTS["recording"])]
+    own = (*checks.RECORDING, *checks.ADDING)
+    assert all((project / path).exists() for path in (*checks.SERVERS, *own))
+    assert all(path.startswith(tuple(f"{folder}/" for folder in checks.SERVERS)) for path in own)
+    assert checks.TESTS["servers"] == [*checks.SERVERS, *(f"--ignore={path}" for path in own)]
+    assert checks.TESTS["recording"] + checks.TESTS["adding"] == list(own)
 
 
 def test_a_file_that_is_not_there_yet_or_cut_short_says_nothing(tmp_path: Path) -> None:
