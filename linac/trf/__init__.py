@@ -41,6 +41,9 @@ Source = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]
 USUAL_HEADER_BYTES = 1 << 14
 """What `read_header` reads at first, to be quick over a network: ten times the size of all headers seen."""
 
+MAX_FILE_BYTES = 1 << 30
+"""More than any delivery has: 15 hours of rows, half of that in version 4."""
+
 MAX_PATH_SHOWN = 1 << 10
 """Longer texts are no paths; errors do not show them."""
 
@@ -54,7 +57,11 @@ def read(source: Source) -> Trf:
     for what is none of these three.
     """
     with _opened(source) as (file, path):
-        return decode(file if isinstance(file, bytes | bytearray | memoryview) else _bytes(file.read()), path)
+        if isinstance(file, bytes | bytearray | memoryview):
+            return decode(file, path)
+        if _left(file) > MAX_FILE_BYTES:
+            raise TrfError(path, MAX_FILE_BYTES, "the end of the log by then", "more bytes", "No delivery's log is as large.")
+        return decode(_bytes(file.read()), path)
 
 
 def read_header(source: Source) -> Header:
@@ -98,6 +105,17 @@ def _opened(source: Source) -> Iterator[tuple[bytes | bytearray | memoryview | I
         raise StorageError(
             f"Could not read a text of {len(path)} characters as a path: no file is called so. Give a TRF's content as bytes."
         ) from error
+
+
+def _left(file: IO[bytes]) -> int:
+    """How many bytes are yet to be read; 0 where the file object cannot say."""
+    try:
+        at = file.tell()
+        end = file.seek(0, os.SEEK_END)
+        file.seek(at)
+    except (OSError, ValueError, AttributeError):
+        return 0
+    return end - at
 
 
 def _bytes(data: object) -> bytes:

@@ -56,8 +56,8 @@ class Metrics:
     ]
     duration_s: Annotated[
         float,
-        "Sum of the rows' lengths: each lasts until the next (40 ms in version 1; a clock that is set back counts as 0), the "
-        "last one 40 ms.",
+        "Sum of the rows' lengths: each lasts until the next (40 ms in version 1; a clock that is set back counts as 0, one that "
+        "leaps by more than an hour as 40 ms), the last one 40 ms.",
     ]
     beam_on_s: Annotated[float | None, "Seconds of all rows with beam on, each row lasting until the next."]
     radiation_state_s: Annotated[
@@ -194,7 +194,7 @@ def summarise(trf: Trf) -> Metrics:
         version=header.version,
         start_utc=header.start,
         start_local=header.local_start,
-        end_utc=_later(header.start, duration_s),
+        end_utc=header.start + timedelta(seconds=duration_s),
         row_clock_ahead_s=_clock_ahead_s(trf),
         duration_s=duration_s,
         beam_on_s=_seconds(lengths_s[on]) if state is not None else None,
@@ -239,10 +239,15 @@ def summarise(trf: Trf) -> Metrics:
     )
 
 
+LEAP_MS = 3_600_000
+"""A longer step is no row's length: the row's timestamp is damaged, or a clock was set."""
+
+
 def _row_lengths_s(trf: Trf) -> npt.NDArray[np.float64]:
     lengths = np.full(trf.rows, ROW_MS, np.float64)
     if trf.timestamp_ms is not None and trf.rows > 1:
-        lengths[:-1] = np.maximum(np.diff(trf.timestamp_ms.astype(np.float64)), 0)
+        steps = np.maximum(np.diff(trf.timestamp_ms.astype(np.float64)), 0)
+        lengths[:-1] = np.where(steps > LEAP_MS, ROW_MS, steps)
     return lengths / 1000
 
 
@@ -254,14 +259,6 @@ def _clock_ahead_s(trf: Trf) -> float | None:
     if trf.timestamp_ms is None or not trf.rows:
         return None
     return round(int(trf.timestamp_ms[0]) / 1000 - trf.header.start.timestamp(), 3)
-
-
-def _later(start: datetime, seconds: float) -> datetime | None:
-    """None where damaged timestamps lead out of the calendar."""
-    try:
-        return start + timedelta(seconds=seconds)
-    except OverflowError:
-        return None
 
 
 def _entries(states: npt.NDArray[np.int64], wanted: frozenset[int]) -> int:

@@ -217,7 +217,9 @@ def test_a_clock_that_is_nonsense_fails_nothing(make: Make) -> None:
     data = bytearray(make(3, rows=2))
     header = trf.read_header(bytes(data))
     data[header.size + header.row_bytes : header.size + header.row_bytes + 8] = b"\xff" * 7 + b"\x7f"
-    assert summarise(trf.read(bytes(data))).end_utc is None
+    metrics = summarise(trf.read(bytes(data)))
+    assert metrics.duration_s == 0.08, "a leap of ages is no row's length"
+    assert metrics.end_utc == metrics.start_utc + timedelta(seconds=0.08)
 
 
 def test_what_the_log_does_not_hold_is_none(make: Make) -> None:

@@ -100,6 +100,17 @@ def test_what_is_not_there_is_storage_and_not_a_damaged_log(tmp_path: Path) -> N
             assert str(path) in str(caught.value)
 
 
+def test_a_file_larger_than_any_log_is_told_and_not_read(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "huge.trf"
+    path.write_bytes(make(rows=3))
+    with path.open("r+b") as file:
+        file.truncate(trf.MAX_FILE_BYTES + 1)  # a hole, which takes no room on the disk
+    with pytest.raises(TrfError, match="No delivery's log is as large"):
+        trf.read(path)
+    with path.open("rb") as file, pytest.raises(TrfError, match="No delivery's log is as large"):
+        trf.read(file)
+
+
 def test_the_error_names_the_file(tmp_path: Path) -> None:
     path = tmp_path / "a.trf"
     path.write_bytes(b"no log")
