@@ -25,6 +25,7 @@ from blocks.linac import Service
 from blocks.loading import named
 from launch.stack import write_json
 from linac.capture import control
+from linac.capture.follower import is_a_commands
 from linac.errors import LinacError
 from tasks.provision import UNFINISHED, ensure_capture, linacs_in_service
 from tasks.tunnels import ensure_tunnel
@@ -154,7 +155,7 @@ def end_listeners(linacs: list[Linac], say: Callable[[str], None]) -> bool:
     ended = True
     for linac in linacs:
         try:
-            if control.is_running(linac.site.spool, linac.serial):
+            if control.is_running(linac.site.spool, linac.serial) and not is_a_commands(linac.site.spool, linac.serial):
                 say(f"Ending the listener of linac {linac.serial}...")
                 ended = control.stop(linac.site.spool, linac.serial) and ended
         except LinacError as error:

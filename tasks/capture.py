@@ -4,7 +4,6 @@ import contextlib
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from uuid import UUID
 
 from prefect import get_run_logger, task
@@ -20,9 +19,9 @@ from prefect.states import Cancelled, Completed
 from blocks import Linac
 from linac.capture import control
 from linac.capture.archive import Archived, sessions
-from linac.capture.lock import FileLock
-from linac.capture.sessions import told_missing
-from linac.capture.spool import Spool
+from linac.capture.follower import COMMAND, RUN, Follower, Holder, follower_of
+from linac.capture.sessions import told_gaps
+from linac.capture.status import told_interruptions
 from linac.errors import LinacError
 from tasks.archiving import ROUND_SECONDS, Archiving
 from tasks.live import News, Rate, today_of
@@ -33,8 +32,12 @@ STATE_SECONDS = 5.0
 """How often a run asks for its own state: after an outage of the API a cancel no longer reaches it otherwise (lab-prefect.md)."""
 
 ARTIFACT_SECONDS = 30.0
-HAND_OVER_SECONDS = 45.0
+CLAIM_SECONDS, HAND_OVER_SECONDS = 1.0, 45.0
 """A new run waits so long for an old one of the same linac that is just ending, then leaves the work to it."""
+
+TAKE_OVER_SECONDS = 15.0
+"""A run that watches a `listen` command takes its place when it has been gone for so long: a service that starts it anew is back
+by then."""
 
 STOP_SECONDS = 10.0
 LAST_ROUND_SECONDS = 8.0
@@ -43,17 +46,23 @@ PARQUET_SECONDS = 6.0
 
 
 @contextlib.contextmanager
-def only_follower(linac: Linac) -> Iterator[bool]:
-    """Hold the linac's recording for this run; False where another run has it, even after a while. A crash frees it."""
-    places = Spool(Path(linac.site.spool), linac.serial)
-    places.make()
-    lock = FileLock(places.folder / "icom-capture.lock")
-    mine = lock.acquire(HAND_OVER_SECONDS)
+def only_follower(linac: Linac) -> Iterator[Follower]:
+    """Claim the linac's recording for this run. It is not `mine` where a `listen` command has it, or another run, even after a
+    while. A crash frees it."""
+    follower = Follower(linac.site.spool, linac.serial, RUN)
+    until = time.monotonic() + HAND_OVER_SECONDS
     try:
-        yield mine
+        while not follower.acquire(CLAIM_SECONDS) and time.monotonic() < until and not by_command(linac):
+            pass
+        yield follower
     finally:
-        if mine:
-            lock.release()
+        follower.release()
+
+
+def by_command(linac: Linac) -> Holder | None:
+    """The `listen` command that sees to the listener now, run by a service or a person."""
+    holder = follower_of(linac.site.spool, linac.serial)
+    return holder if holder is not None and holder.kind == COMMAND else None
 
 
 @task(name="start or adopt the listener", task_run_name="listener-{linac.serial}", cache_policy=NO_CACHE)
@@ -65,13 +74,14 @@ def start_listener(linac: Linac) -> str:
     return text
 
 
-def follow(linac: Linac) -> State[None]:
+def follow(linac: Linac, claim: Follower) -> State[None]:
     """Archive what the listener records until the run is cancelled; then stop the listener in order.
 
-    Whatever else ends this function leaves the listener recording, for the next run to adopt.
+    Whatever else ends this function leaves the listener recording, for the next run to adopt. While a `listen` command has the
+    claim, the run only watches: the command archives, and it alone ends the listener.
     """
     run_id = UUID(str(flow_run.id))
-    follower = _Follower(linac)
+    follower = _Follower(linac, claim)
     try:
         ended = follower.until(run_id)
     except (TerminationSignal, KeyboardInterrupt):
@@ -80,15 +90,19 @@ def follow(linac: Linac) -> State[None]:
         raise
     if ended in (StateType.CANCELLING, StateType.CANCELLED):
         follower.finish()
-        return Cancelled(message="Recording was stopped in order.")
+        return Cancelled(message="Recording was stopped in order." if not follower.left else follower.left)
+    if ended is None:
+        return Completed(message=f"Linac {linac.serial} is recorded by another run by now; this one is not needed.")
     return Completed(message="This run was ended from outside; the listener goes on recording.")
 
 
 class _Follower:
     """One run's view of one linac."""
 
-    def __init__(self, linac: Linac) -> None:
-        self.linac = linac
+    def __init__(self, linac: Linac, claim: Follower) -> None:
+        self.linac, self.claim = linac, claim
+        self.gone_since: float | None = None  # while watching: since when nobody has the claim
+        self.left = ""  # at the end: why the listener records on, else empty
         self.log = get_run_logger()
         self.trouble = ""
         self.trouble_since: datetime | None = None
@@ -101,13 +115,20 @@ class _Follower:
         self.queryable = Queryable(linac, self.log)
         self.archived: list[Archived] = []
 
-    def until(self, run_id: UUID) -> StateType:
-        """Work in rounds; returns the state that ended the run from outside."""
-        self.queryable.start()
-        self.archiving.start()
+    def until(self, run_id: UUID) -> StateType | None:
+        """Work in rounds; returns the state that ended the run from outside, None if another run has the work by now."""
+        if self.claim.mine:
+            self.take_up()
+        else:
+            self.log.info("Recorded by %s: this run only watches.", by_command(self.linac) or "a command")
         next_state = next_artifact = 0.0
         while True:
-            self.round()
+            if self.claim.mine or self.inherit():
+                self.round()
+            elif self.another():
+                return None
+            else:
+                self.look()
             now = time.monotonic()
             if now >= next_artifact:
                 next_artifact = now + ARTIFACT_SECONDS
@@ -118,6 +139,34 @@ class _Follower:
                 if state not in (None, StateType.RUNNING):
                     return state
             time.sleep(ROUND_SECONDS)
+
+    def take_up(self) -> None:
+        self.queryable.start()
+        self.archiving.start()
+
+    def inherit(self) -> bool:
+        """While watching: take the place of a command that has ended and is not started again. Whether it is ours now."""
+        if follower_of(self.linac.site.spool, self.linac.serial) is not None:
+            self.gone_since = None
+            return False
+        self.gone_since = self.gone_since or time.monotonic()
+        if time.monotonic() - self.gone_since < TAKE_OVER_SECONDS or not self.claim.acquire(CLAIM_SECONDS):
+            return False
+        self.log.warning("The command that recorded has ended; this run goes on in its place.")
+        self.take_up()
+        return True
+
+    def another(self) -> bool:
+        """While watching: whether another run has taken the command's place."""
+        holder = follower_of(self.linac.site.spool, self.linac.serial)
+        return holder is not None and holder.kind == RUN
+
+    def look(self) -> None:
+        """While watching: tell what the command's listener does."""
+        try:
+            self.news.compare(control.status(self.linac.site.spool, self.linac.serial))
+        except LinacError as error:
+            self.log.warning("%s", error)
 
     def round(self) -> None:
         """See to the listener, and tell what the archiver did. Nothing here waits for the records share."""
@@ -190,22 +239,24 @@ class _Follower:
         rows: list[tuple[str, object]] = [("As of", _shown(datetime.now(UTC)))]
         if status is not None:
             rows += [
+                ("Seen to by", "this run" if self.claim.mine else f"{by_command(self.linac) or 'a command that has ended'}"),
                 ("Listener", f"{status.state}, process {status.pid}" if status.running else "stopped"),
                 ("Connected since", _shown(status.connected_since) if status.connected else "not connected"),
                 ("Messages", status.messages),
                 ("Messages a second, last half hour", self.rate.drawn(status.messages)),
                 ("Last message", _shown(status.last_message)),
-                ("Times messages may be missing since the listener started", status.gaps),
+                ("Times messages may be missing since this listener took over", status.gaps),
+                ("Interruptions", told_interruptions(status.lately())),
                 ("Journal", f"{status.journal_bytes / 2**20:.1f} MiB"),
                 ("Not yet archived", f"{status.backlog_bytes / 2**20:.1f} MiB"),
             ]
         today = today_of(sessions(spool, serial), self.linac.site.time_zone)
         gaps, missing = sum(line.gaps for line in today), sum(line.missing for line in today)
-        told = told_missing(missing, at_least=any(line.at_least for line in today))
+        told = told_gaps(gaps, missing, at_least=any(line.at_least for line in today))
         rows += [
             ("Sessions archived today", len(today)),
             ("MU in them", f"{sum(line.mu for line in today):.1f}"),
-            ("Gaps in them", f"{gaps} ({told} messages missing)" if gaps else 0),
+            ("Missing in them", told),
             ("Trouble", self.trouble or self.listening or "none"),
         ]
         loud = ""
@@ -218,8 +269,14 @@ class _Follower:
     def finish(self) -> None:
         """Stop the listener in order (FIN to the linac), archive what is complete, leave the last state to be read."""
         serial = self.linac.serial
+        self.left = self.not_ours()
+        if self.left:
+            self.log.info("%s", self.left)
         try:
-            if control.stop(self.linac.site.spool, serial, STOP_SECONDS):
+            if self.left:
+                pass
+            elif control.stop(self.linac.site.spool, serial, STOP_SECONDS):
+                self.news.end(control.status(self.linac.site.spool, serial), "cancelled")
                 self.log.info("Recording of linac %s was stopped.", serial)
             else:
                 self.log.error("The listener of linac %s was asked to end and has not within %s s.", serial, STOP_SECONDS)
@@ -230,6 +287,21 @@ class _Follower:
         self.tell()
         self.queryable.finish(PARQUET_SECONDS)
         self.show()
+
+    def not_ours(self) -> str:
+        """Why the listener is not to be stopped by this run, else empty."""
+        spool, serial = self.linac.site.spool, self.linac.serial
+        with contextlib.suppress(LinacError):
+            holder = by_command(self.linac)
+            if not self.claim.mine:
+                return f"Linac {serial} is recorded on by {holder or 'the command that did before'}: this run only watched."
+            status = control.status(spool, serial)
+            if status is not None and status.running and status.standalone:
+                return (
+                    f"The listener of linac {serial}, process {status.pid}, is run by a service or command of its own and "
+                    "records on: end it there."
+                )
+        return ""
 
 
 def _shown(moment: datetime | None) -> str:

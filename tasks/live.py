@@ -17,7 +17,7 @@ RATE_POINTS = 60
 
 
 class News:
-    """Tells changes of a recording as the events `linac.icom.connected`, `.lost`, `.gap` and `.archived`."""
+    """Tells changes of a recording as the events `linac.icom.connected`, `.lost`, `.gap`, `.archived` and `.stopped`."""
 
     def __init__(self, serial: str) -> None:
         self.resource = {"prefect.resource.id": f"linac.{serial}", "prefect.resource.name": f"Linac {serial}"}
@@ -42,6 +42,11 @@ class News:
             self.tell("lost", reason=now.last_error or now.state, last_message=now.last_message)
         if new_gaps > 0 and before is not None:
             self.tell("gap", gaps=new_gaps, dropped_bytes=now.dropped_bytes, last_message=now.last_message)
+
+    def end(self, now: Status | None, reason: str) -> None:
+        """Tell that the recording was stopped on purpose."""
+        self.before = now
+        self.tell("stopped", reason=reason, last_message=now.last_message if now is not None else None)
 
 
 class Rate:

@@ -10,6 +10,7 @@ from prefect.states import Cancelled, Cancelling
 from blocks import Linac, block_name, load
 from blocks.linac import Service
 from linac.capture import control
+from linac.capture.follower import is_a_commands
 from linac.errors import SetupError
 from tasks.check_folders import is_here
 from tasks.plan import Step
@@ -69,7 +70,8 @@ def runs_of(serial: str) -> list[FlowRun]:
 
 
 def end(linac: Linac) -> None:
-    """Cancel the runs, which end the listener in order and archive; then see to it that no listener is left on this computer.
+    """Cancel the runs, which end the listener in order and archive; then see to it that no listener is left on this computer,
+    but for one that a command or a service of its own runs.
 
     Raises `SetupError` where it does not end.
     """
@@ -78,7 +80,9 @@ def end(linac: Linac) -> None:
             waiting = run.state is None or run.state.type in (StateType.SCHEDULED, StateType.PAUSED)
             client.set_flow_run_state(run.id, Cancelled() if waiting else Cancelling(), force=waiting)
         _wait(client, linac.serial)
-    if listens(linac) and not control.stop(linac.site.spool, linac.serial, LISTENER_SECONDS):
+    if not listens(linac) or is_a_commands(linac.site.spool, linac.serial):
+        return
+    if not control.stop(linac.site.spool, linac.serial, LISTENER_SECONDS):
         raise SetupError(
             f"The listener of linac {linac.serial} was asked to end and has not within {LISTENER_SECONDS:.0f} s. See its log in "
             f"{linac.site.spool}, then run this again."

@@ -25,6 +25,7 @@ The pieces, from the linac to the share. Each knows only those before it:
     sessions             journal -> patient sessions: what belongs together, what is missing, what came twice
     archive, ledger      sessions -> `patients/<id>_<name>/<stamp>.xz` and `live/<ip>/NNN.txt`; can always be done again
     control, status      start, adopt, watch and stop a listener
+    follower             who sees to it: one command or flow run at a time
     check                does the service answer, and for which machine?
     cli                  `python -m linac.icom listen` and `status`
     names, log, priority what they share: safe folder names, lines for people, good manners towards the listener

@@ -15,6 +15,7 @@ import lzma
 import os
 import secrets
 import shutil
+import stat
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ from linac.capture.journal import Position, Reader
 from linac.capture.ledger import ARCHIVED, NO_MU, SET_ASIDE, Ledger, Line, line_for, read_lines
 from linac.capture.lock import FileLock
 from linac.capture.names import address_folder, patient_folder
-from linac.capture.sessions import REMEMBERED, SILENCE_SECONDS, Ended, Kept, Session, SessionCutter, Step, told_missing
+from linac.capture.sessions import REMEMBERED, SILENCE_SECONDS, Ended, Kept, Session, SessionCutter, Step, told_gaps
 from linac.capture.spool import Spool, write_whole
 from linac.errors import AlreadyRunningError, LinacError, StorageError
 from linac.transport.paths import Folder
@@ -40,6 +41,11 @@ ASIDE = "patients/unknown_error_in_record"
 RETENTION_DAYS = 7.0
 JOURNAL_LIMIT_BYTES = 50 << 30
 """From 80 % of this on there is a warning; beyond it what is archived goes before its time. What is not archived stays."""
+
+SHORT_BYTES = 4 * journal.RESERVE_BYTES
+"""With less than this left on the spool's disk, what is archived goes before its time, oldest first: new data comes first."""
+
+WARN_FREE_BYTES = 10 * journal.RESERVE_BYTES
 
 READ_BYTES = 64 << 20
 PENDING_SESSIONS = 16
@@ -64,6 +70,7 @@ SEAL_AFTER_SECONDS = 3600.0
 _MARK_EVERY = 256
 _LATER_STAMPS = 600
 _PIECE_BYTES = 64 << 10
+_PRIVATE = 0o600
 _STALE_SECONDS = 86400.0
 
 
@@ -90,9 +97,7 @@ class Archived:
 
     def __str__(self) -> str:
         """One line for a log. No patient in it."""
-        gaps = f"{self.gaps} gaps"
-        if self.gaps:
-            gaps += f" ({told_missing(self.missing, at_least=self.at_least)} messages missing)"
+        gaps = told_gaps(self.gaps, self.missing, at_least=self.at_least)
         return f"session of {self.stamp}, {self.messages} messages, {self.mu:.1f} MU, {gaps}"
 
 
@@ -132,8 +137,10 @@ class _Draft:
         self.path = folder / f"{session.start.sequence}-{session.start.offset}-{secrets.token_hex(4)}.xz"
         self._packer = lzma.LZMACompressor(filters=journal.packing())
         with self._explained():
-            folder.mkdir(mode=0o700, exist_ok=True)  # the file itself gets usual rights: storing it in the archive copies them
+            folder.mkdir(mode=0o700, exist_ok=True)
             self._file: IO[bytes] | None = self.path.open("wb", buffering=0)  # None once finished
+            self._usual = stat.S_IMODE(self.path.stat().st_mode)
+            self._set_rights(_PRIVATE)
 
     def add(self, raw: bytes) -> None:
         self.content.update(raw)
@@ -145,6 +152,21 @@ class _Draft:
             self._append(self._packer.flush())
             self._file.close()
             self._file = None
+
+    @contextmanager
+    def open_to_all(self) -> Iterator[None]:
+        """While it is stored the file has usual rights, as storing may copy them into the archive; else this account alone may
+        read it. It lies in a closed folder all the time."""
+        self._set_rights(self._usual)
+        try:
+            yield
+        finally:
+            self._set_rights(_PRIVATE)
+
+    def _set_rights(self, mode: int) -> None:
+        if os.name != "nt":
+            with suppress(OSError):
+                self.path.chmod(mode)
 
     @property
     def digest(self) -> str:
@@ -252,6 +274,8 @@ class Archiver:
 
     def _work(self, seconds: float) -> LinacError | None:
         reader = self._restore()
+        if self._free() < SHORT_BYTES:  # first of all: on a full disk nothing of what follows works
+            self._tend()
         self._failed, self._away, self._asked, self._tried = None, False, False, []
         if time.monotonic() - self._looked_at >= LOOK_SECONDS:  # also while nothing waits, so that it is known early
             self._is_ready()
@@ -468,7 +492,8 @@ class Archiver:
             if not draft.path.exists():
                 raise _GoneError
             draft.tried = stamp
-            self.folder.store(draft.path, path)
+            with draft.open_to_all():
+                self.folder.store(draft.path, path)
             if self._look(path) != _Look(draft.digest, draft.size, draft.content.hexdigest()):
                 raise StorageError(f"{self.folder.location}: a file just written reads back different. Have the storage checked.")
             draft.tried = ""
@@ -550,15 +575,15 @@ class Archiver:
         sizes, ages = {}, {}
         for sequence, path in known.items():
             with suppress(OSError):
-                stat = path.stat()
-                sizes[sequence], ages[sequence] = stat.st_size, time.time() - stat.st_mtime
-        total, newest = sum(sizes.values()), max(known, default=0)
+                found = path.stat()
+                sizes[sequence], ages[sequence] = found.st_size, time.time() - found.st_mtime
+        total, newest, free = sum(sizes.values()), max(known, default=0), self._free()
         for sequence in sizes:
-            late = ages[sequence] > self.retention_days * 86400 or total > self.journal_limit_bytes
+            late = ages[sequence] > self.retention_days * 86400 or total > self.journal_limit_bytes or free < SHORT_BYTES
             if sequence < min(warm.sequence, newest) and late:
                 with suppress(OSError):
                     known[sequence].unlink()
-                    total -= sizes[sequence]
+                    total, free = total - sizes[sequence], free + sizes[sequence]
         plain = [number for number in sizes if known[number].name.endswith(journal.SUFFIX) and known[number].exists()]
         ripe = [number for number in plain if number != newest and ages[number] > SEAL_AFTER_SECONDS]
         self._tended_at = time.monotonic()
@@ -576,13 +601,18 @@ class Archiver:
                 f"The journal of linac {self.places.serial} takes {total >> 20} of the {self.journal_limit_bytes >> 20} MB it "
                 "may take. If the records share is away, bring it back: the backlog then drains by itself."
             )
+        free = self._free()
+        if free < WARN_FREE_BYTES:
+            yield (
+                f"The disk of the spool {self.places.root} has only {int(free) >> 20} MB left. "
+                f"Below {journal.RESERVE_BYTES >> 20} MB the recording of the linac stops. Free some space."
+            )
+
+    def _free(self) -> float:
+        """Bytes left on the spool's disk."""
         with suppress(OSError):
-            free = shutil.disk_usage(self.places.journal).free
-            if free < 10 * journal.RESERVE_BYTES:
-                yield (
-                    f"The disk of the spool {self.places.root} has only {free >> 20} MB left. "
-                    f"Below {journal.RESERVE_BYTES >> 20} MB the recording of the linac stops. Free some space."
-                )
+            return shutil.disk_usage(self.places.journal).free
+        return float("inf")
 
 
 def judge(session: Session) -> tuple[str, str]:

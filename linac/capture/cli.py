@@ -3,6 +3,9 @@
 `listen ADDRESS DIR` takes the place of `pymedphys icom listen ADDRESS DIR`: the same folders appear below DIR. It is two
 processes: the listener, which depends on nothing, and this one, which archives and may fail, hang or be killed without a message
 being lost. Ending this one ends both; the listener alone goes on only if this one is killed, and is adopted the next time.
+
+One command or flow run at a time sees to a listener (`linac.capture.follower`): a second one is refused. A listener that somebody
+runs by itself (`--no-archive`) is archived from, and left running.
 """
 
 import argparse
@@ -17,12 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 from linac.capture import control, listener
 from linac.capture.connection import ICOM_PORT
-from linac.capture.listener import where_raised
+from linac.capture.follower import COMMAND, Follower, follower_of
+from linac.capture.listener import ENDPOINT_SECONDS, where_raised
+from linac.capture.lock import EndpointLock
 from linac.capture.log import Log
 from linac.capture.names import address_folder
 from linac.capture.priority import lower_priority
 from linac.capture.spool import DEFAULT_SPOOL, Spool
-from linac.capture.status import Status
+from linac.capture.status import Status, told_interruptions
 from linac.errors import AlreadyRunningError, LinacError, UnreachableError
 
 if TYPE_CHECKING:
@@ -33,6 +38,7 @@ ARCHIVE_SECONDS = 0.25
 WATCH_SECONDS = 5.0
 REPEAT_SECONDS = 600.0
 FOLLOW_SECONDS, TELL_SECONDS = 0.5, 10.0
+CLAIM_SECONDS, END_SECONDS, PATIENCE_SECONDS = 1.0, 10.0, 1.0
 
 
 def add_commands(subparsers: Any) -> None:
@@ -59,6 +65,10 @@ def _add_where(command: argparse.ArgumentParser) -> None:
 def listen(options: argparse.Namespace) -> int:
     """Listen and archive until told to end."""
     serial = options.serial or address_folder(options.address).replace("%", "-")
+    try:
+        _require_free(options, serial)
+    except LinacError as error:
+        return _refused(error)
     if options.no_archive:
         where = ["--serial", serial, "--address", options.address, "--port", str(options.port), "--spool", options.spool]
         return listener.main(where)
@@ -70,8 +80,10 @@ def listen(options: argparse.Namespace) -> int:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda *_: ending.set())
-    log = Log()
+    log, follower = Log(), Follower(options.spool, serial, COMMAND)
     try:
+        if not follower.acquire(CLAIM_SECONDS):
+            raise _recorded_already(options, serial)
         folder = LocalFolder(Path(options.directory).absolute())
         archiver = Archiver(options.spool, serial, options.address, folder, ready=lambda: _require(folder))
         archiving = _Archiving(archiver, log)
@@ -83,14 +95,52 @@ def listen(options: argparse.Namespace) -> int:
         archiving.start()
         _watch(options, serial, ending, archiving)
         log.line("ending")
-        ended = control.stop(options.spool, serial)
-        archiving.end()
+        ended = _stop(options, serial, log)
+        archiving.end(END_SECONDS)
     except LinacError as error:
-        sys.stderr.write(f"{error}\n")
-        return listener.EXIT_ALREADY if isinstance(error, AlreadyRunningError) else listener.EXIT_SETUP
+        return _refused(error)
     finally:
+        follower.release()
         log.close()
     return listener.EXIT_STOPPED if ended else listener.EXIT_FAILED
+
+
+def _refused(error: LinacError) -> int:
+    sys.stderr.write(f"{error}\n")
+    return listener.EXIT_ALREADY if isinstance(error, AlreadyRunningError) else listener.EXIT_SETUP
+
+
+def _require_free(options: argparse.Namespace, serial: str) -> None:
+    """Raises `AlreadyRunningError` where somebody else sees to the linac; asked before anything is made in the spool."""
+    if follower_of(options.spool, serial) is not None:
+        raise _recorded_already(options, serial)
+    claim = EndpointLock(options.address, options.port)
+    if not control.is_running(options.spool, serial) and not claim.acquire(ENDPOINT_SECONDS):
+        if follower_of(options.spool, serial) is not None:
+            raise _recorded_already(options, serial)
+        if not control.is_running(options.spool, serial):
+            raise AlreadyRunningError(
+                f"Another listener on this computer, with another spool or serial, already listens to {options.address} port "
+                f"{options.port}. A linac must have one connection only: stop that one first, or give its serial number."
+            )
+    claim.release()
+
+
+def _recorded_already(options: argparse.Namespace, serial: str) -> AlreadyRunningError:
+    holder = follower_of(options.spool, serial) or "another process"
+    return AlreadyRunningError(
+        f"Linac {serial} is already recorded with the spool {options.spool}, by {holder}. One is enough; to replace it, end that "
+        "one first."
+    )
+
+
+def _stop(options: argparse.Namespace, serial: str, log: Log) -> bool:
+    """Stop the listener, unless somebody runs it by itself. Whether it has ended, or need not."""
+    status = control.status(options.spool, serial)
+    if status is not None and status.running and status.standalone:
+        log.line(f"the listener, process {status.pid}, was started by itself and records on; end it where it was started")
+        return True
+    return control.stop(options.spool, serial)
 
 
 def _require(folder: "LocalFolder") -> None:
@@ -131,12 +181,15 @@ class _Archiving:
     def start(self) -> None:
         self._thread.start()
 
-    def end(self, timeout: float = 10.0) -> None:
+    def end(self, timeout: float) -> None:
         """Archive once more what the listener recorded at last."""
         self._ending.set()
-        self._thread.join(timeout)
+        self._thread.join(min(PATIENCE_SECONDS, timeout))
         if self._thread.is_alive():
-            self.say("the share does not answer; what is not archived waits in the journal")
+            self.say(f"recording has ended; waiting for the iCom folder to take what came last, for at most {timeout:.0f} s")
+            self._thread.join(timeout - PATIENCE_SECONDS)
+        if self._thread.is_alive():
+            self.say("the iCom folder does not answer; what is not archived waits in the journal")
 
     def say(self, text: str) -> None:
         """Print a line, the same one again only after ten minutes."""
@@ -194,7 +247,7 @@ def _follow(root: Path, serials: list[str]) -> None:
                 if status is not None:
                     sys.stdout.write(
                         f"linac {serial}: {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {status.state}, {status.messages} messages, "
-                        f"{status.gaps} losses, {status.backlog_bytes / 1e6:.1f} MB not yet archived"
+                        f"{_losses(status)}, {status.backlog_bytes / 1e6:.1f} MB not yet archived"
                         f"{', ATTENTION: not archived, ' + status.archive_trouble if status.archive_trouble else ''}\n"
                     )
         sys.stdout.flush()
@@ -245,20 +298,23 @@ def _sessions(root: Path, serial: str) -> str:
     """What was archived of late, and the gaps in it."""
     from linac.capture.archive import sessions
     from linac.capture.ledger import ARCHIVED, SET_ASIDE
-    from linac.capture.sessions import told_missing
+    from linac.capture.sessions import told_gaps
 
     since = (datetime.now(UTC) - timedelta(days=1)).isoformat()
     lately = [line for line in sessions(root, serial) if line.recorded >= since and line.outcome in (ARCHIVED, SET_ASIDE)]
     aside = sum(line.outcome == SET_ASIDE for line in lately)
     gaps, missing = sum(line.gaps for line in lately), sum(line.missing for line in lately)
-    told = told_missing(missing, at_least=any(line.at_least for line in lately))
+    told = told_gaps(gaps, missing, at_least=any(line.at_least for line in lately))
     text = f"  sessions         {len(lately)} archived in the last 24 h"
-    return (
-        text
-        + (f", {aside} of them set aside" if aside else "")
-        + f", {gaps} gaps in them"
-        + (f" ({told} messages missing)" if gaps else "")
-    )
+    return text + (f", {aside} of them set aside" if aside else "") + f", in them {told}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _losses(status: Status) -> str:
+    return f"{status.gaps} {'loss' if status.gaps == 1 else 'losses'}"
 
 
 def _lines(status: Status) -> list[str]:
@@ -266,11 +322,13 @@ def _lines(status: Status) -> list[str]:
         return f"{moment:%Y-%m-%d %H:%M:%S} UTC" if moment else "never"
 
     doing = status.state if status.running else "not running"
+    reconnects = _counted(status.reconnects, "reconnect")
     lines = [
         f"linac {status.serial} at {status.address} port {status.port}: {doing}",
         f"  connected since  {when(status.connected_since) if status.connected else 'not connected'}",
         f"  messages         {status.messages}, the last {when(status.last_message)}",
-        f"  losses           {status.gaps} ({status.reconnects} reconnects, {status.dropped_bytes} bytes dropped)",
+        f"  losses           {status.gaps} since this listener took over ({reconnects}, {status.dropped_bytes} bytes dropped)",
+        f"  interruptions    {told_interruptions(status.lately())}",
         f"  journal          {status.journal_bytes / 1e6:.1f} MB, {status.backlog_bytes / 1e6:.1f} MB of it not yet archived",
         f"  last said        {when(status.written)}",
     ]

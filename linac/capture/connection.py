@@ -149,8 +149,9 @@ def explain(error: OSError, serial: str, address: str, port: int) -> Unreachable
     """What a failed connection means, and who can mend it. `error` becomes its cause."""
     if isinstance(error, ConnectionRefusedError):
         told = UnreachableError(
-            f"Linac {serial}: the NSS at {address} refused port {port}. The iCom licence or firewall rule is probably missing on "
-            "the NSS: ask the Elekta engineer to allow this server, then run check-linac again."
+            f"Linac {serial}: the NSS at {address} refused port {port}. First see whether the linac is switched on. If it is, "
+            "the iCom licence or firewall rule is probably missing on the NSS: ask the Elekta engineer to allow this server, "
+            "then run check-linac again."
         )
     elif isinstance(error, TimeoutError):
         told = UnreachableError(

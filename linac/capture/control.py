@@ -171,7 +171,7 @@ def _spawn(places: Spool, address: str, port: int) -> subprocess.Popen[bytes]:
     root = str(Path(linac.__file__).resolve().parents[1])
     where = ["--serial", places.serial, "--address", address, "--port", str(port), "--spool", str(places.root)]
     environment = {name: value for name, value in os.environ.items() if name.upper() in _ENVIRONMENT}
-    command = [_python(), "-I", "-S", "-c", _BOOT, root, *where, "--log", str(places.log)]
+    command = [_python(), "-I", "-S", "-c", _BOOT, root, *where, "--detached", "--log", str(places.log)]
     try:
         with open(places.out, "wb", opener=private) as out:
             child = _detached(command, places.folder, environment, out.fileno())

@@ -12,6 +12,7 @@ was not yet safe into a new segment once more, and the reader drops what it has 
 """
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -49,9 +50,15 @@ SEGMENT_SECONDS = 3600.0
 RESERVE_BYTES = 512 << 20
 """The writer leaves this much of the disk free: a full system disk would take the whole computer down."""
 
+_NO_ROOM = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
 SUFFIX = ".journal"
 SEALED_SUFFIX = ".journal.xz"
 _SEGMENT_NAME = re.compile(r"(\d{8,})\.journal(\.xz)?")
+
+
+class DiskFullError(StorageError):
+    """The journal cannot be written because its disk has no room left."""
 
 
 class Kind(IntEnum):
@@ -482,7 +489,7 @@ class Writer:
         except OSError as error:
             raise _disk_error(self.folder, error) from error
         if self.free_bytes < self.reserve_bytes:
-            raise StorageError(
+            raise DiskFullError(
                 f"The disk of {self.folder} has only {self.free_bytes >> 20} MB left, and {self.reserve_bytes >> 20} MB are kept "
                 "free for the computer. Free some space: recording goes on by itself."
             )
@@ -527,7 +534,8 @@ class Writer:
 
 
 def _disk_error(folder: Path, error: OSError) -> StorageError:
-    return StorageError(
+    kind = DiskFullError if error.errno in _NO_ROOM else StorageError
+    return kind(
         f"The journal in {folder} cannot be written: {error.strerror or error}. Free some space or have the disk checked: "
         "recording goes on by itself as soon as it can be written again."
     )

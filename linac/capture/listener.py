@@ -34,7 +34,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from linac.capture import journal
@@ -44,7 +44,7 @@ from linac.capture.lock import EndpointLock, FileLock
 from linac.capture.log import Log
 from linac.capture.recorder import QUEUE_BYTES, Recorder
 from linac.capture.spool import DEFAULT_SPOOL, Spool, write_whole
-from linac.capture.status import Status
+from linac.capture.status import REMEMBERED, REMEMBERED_HOURS, Interruption, Status
 from linac.errors import AlreadyRunningError, LinacError, SetupError, UnreachableError
 
 SILENCE_SECONDS = 10.0
@@ -98,7 +98,7 @@ class HeaderCounter:
 class Listener:
     """One linac's listener. `run` blocks until `stop`; the process that calls it does nothing else.
 
-    `say` takes lines for people. The other arguments are the constants of this module, for tests.
+    `say` takes lines for people; `standalone`: see `Status`. The other arguments are the constants of this module, for tests.
     """
 
     def __init__(
@@ -114,6 +114,7 @@ class Listener:
         first_wait_seconds: float = FIRST_WAIT_SECONDS,
         queue_bytes: int = QUEUE_BYTES,
         writer: Writer | None = None,
+        standalone: bool = False,
     ) -> None:
         if not 0 < port < 65536 or not address.strip():
             raise SetupError(
@@ -124,7 +125,7 @@ class Listener:
         self.places = Spool(Path(spool), serial)
         self.silence_seconds, self.silence_reconnect_seconds = silence_seconds, silence_reconnect_seconds
         self.first_wait_seconds, self.queue_bytes = first_wait_seconds, queue_bytes
-        self._say = say or (lambda _line: None)
+        self._say, self.standalone = say or (lambda _line: None), standalone
         self._writer = writer
         self._recorder: Recorder | None = None
         self._lock, self._endpoint = FileLock(self.places.lock), EndpointLock(self.address, port)
@@ -138,6 +139,8 @@ class Listener:
         self._silent = False
         self._headers = HeaderCounter()
         self._last_error = ""
+        self._interruptions: list[Interruption] = []
+        self._lost: tuple[datetime, str] | None = None  # since when, and why, there is no connection any more
         self._sized = (0, 0)  # the journal's size when it was measured, and what we had written by then
 
     def stop(self, reason: str) -> None:
@@ -151,6 +154,7 @@ class Listener:
         try:
             with contextlib.suppress(OSError):
                 self.places.stop.unlink()  # an old request, not meant for us
+            self._remember()
             recorder = self._recorder = Recorder(
                 self._writer or Writer(self.places.journal, self.serial), self._say, self.queue_bytes
             )
@@ -171,6 +175,27 @@ class Listener:
         finally:
             self._endpoint.release()
             self._lock.release()
+
+    def _remember(self) -> None:
+        """Go on from what the listener before this one left: the time between the two is an interruption, too."""
+        try:
+            before = Status.from_json(self.places.status.read_bytes())
+        except (OSError, ValueError):  # there was none, or a power cut took what it said
+            return
+        self._interruptions = list(before.interruptions)
+        if before.connected and before.written is not None:
+            self._lost = before.written, "the listener was killed, or its computer went down"
+        elif before.disconnected_since is not None:
+            self._lost = before.disconnected_since, before.disconnected_reason
+        self._losses += self._lost is not None
+
+    def _reconnected(self) -> None:
+        """What interrupted the messages is over."""
+        if self._lost is None:
+            return
+        now, (since, reason), self._lost = datetime.now(UTC), self._lost, None
+        recent = [one for one in self._interruptions if one.until > now - timedelta(hours=REMEMBERED_HOURS)]
+        self._interruptions = [*recent[1 - REMEMBERED :], Interruption(since, now, reason)]
 
     def _claim(self) -> None:
         if not self._lock.acquire(wait_seconds=1.0):
@@ -213,12 +238,15 @@ class Listener:
             self._recorder.note(Kind.CONNECTED, peer=peer)
             self._connected_since, self._state, self._last_error = datetime.now(UTC), "connected", ""
             self._connections += 1
+            self._reconnected()
             self._headers = HeaderCounter()
             self._say(f"connected to {peer} port {self.port}")
             reason = self._receive(sock)
         finally:
             close_in_order(sock, self._got)
             self._recorder.note(Kind.DISCONNECTED, reason=reason)
+            if self._connected_since is not None:
+                self._lost = datetime.now(UTC), f"stopped, {reason}" if self._stopping else reason
             self._connected_since, self._silent, self._state = None, False, "waiting"
             self._losses += not self._stopping
             self._say(f"disconnected: {reason}")
@@ -359,6 +387,10 @@ class Listener:
             disk_free_bytes=writer.free_bytes or 0,
             last_error="" if self._connected_since else self._last_error,
             findings=list(self._findings(recorder)),
+            interruptions=list(self._interruptions),
+            disconnected_since=(lost := self._lost) and lost[0],
+            disconnected_reason=lost[1] if lost else "",
+            standalone=self.standalone,
         )
 
     def _written(self) -> int:
@@ -368,7 +400,11 @@ class Listener:
         if recorder.failing:
             yield recorder.failing
         if recorder.dropped_bytes:
-            yield f"{recorder.dropped_bytes} bytes were lost because the disk did not keep up. Have the spool's disk checked."
+            lost = f"{recorder.dropped_bytes} bytes were lost"
+            if recorder.dropped_full:
+                yield f"{lost} while the spool's disk was full. See to it that it cannot fill up again."
+            else:
+                yield f"{lost} because the disk did not keep up. Have the spool's disk checked."
         if self._silent:
             yield "Connected, but the linac says nothing. Is it switched off, or the tunnel to it broken?"
         if self._bytes > NOT_ICOM_BYTES and not self._messages:
@@ -401,12 +437,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--address", required=True, help="the NSS's hospital address, for example 192.168.17.40")
     parser.add_argument("--port", type=int, default=ICOM_PORT, help="the iCom port (%(default)s)")
     parser.add_argument("--spool", default=str(DEFAULT_SPOOL), help="folder on a local disk for journals (%(default)s)")
+    parser.add_argument("--detached", action="store_true", help=argparse.SUPPRESS)  # started by `linac.capture.control`
     parser.add_argument("--log", help="write lines here, at most 1 MB and as much of older ones, instead of to stdout")
     options = parser.parse_args(arguments)
     os.umask(0o077)  # what it writes holds patients' names
     log = Log(Path(options.log) if options.log else None)
     try:
-        listener = Listener(options.serial, options.address, options.port, options.spool, say=log.line)
+        where = options.serial, options.address, options.port, options.spool
+        listener = Listener(*where, say=log.line, standalone=not options.detached)
         _on_signals(listener)
         listener.run()
     except LinacError as error:

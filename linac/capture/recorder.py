@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from linac.capture.journal import Kind, Writer
+from linac.capture.journal import DiskFullError, Kind, Writer
 from linac.errors import StorageError
 
 QUEUE_BYTES = 8 << 20
@@ -33,18 +33,20 @@ class Recorder:
     """Takes records from one thread and writes them in another. `say` gets a line when the disk fails or recovers.
 
     `failing`: why nothing can be written at the moment, or empty. `queue_bytes`, `dropped_bytes`, `drops`: see `Status`.
+    `dropped_full`: whether something was dropped because the disk had no room, and not because it was slow or broken.
     """
 
     def __init__(self, writer: Writer, say: Callable[[str], None], queue_bytes: int = QUEUE_BYTES) -> None:
         self.writer, self.limit = writer, queue_bytes
         self.failing = ""
         self.dropped_bytes = self.drops = 0
+        self.dropped_full = False
         self._say = say
         self._queue: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
         self._put = self._taken = 0
         self._hole: dict[str, int] = {}
         self._closing = threading.Event()
-        self._renewing = False
+        self._renewing = self._full = False
         self._thread = threading.Thread(target=self._run, daemon=True, name="recorder")
 
     @property
@@ -66,6 +68,7 @@ class Recorder:
         if self._hole or room < size:
             self.drops += not self._hole
             self.dropped_bytes += size
+            self.dropped_full = self.dropped_full or self._full
             self._hole = {
                 "bytes": self._hole.get("bytes", 0) + size,
                 "first_wall_ns": self._hole.get("first_wall_ns", wall),
@@ -119,11 +122,13 @@ class Recorder:
                     self.writer.sync()
                     dirty_since, unsynced = None, 0
                 self._told("")
+                self._full = False
                 if ended:
                     self.writer.close()
                     return
             except Exception as error:  # a full disk, or a fault of ours: neither ends the recording
                 ours = not isinstance(error, StorageError)
+                self._full = isinstance(error, DiskFullError)
                 self._told(f"unexpected {type(error).__name__} while writing the journal" if ours else str(error))
                 dirty_since, unsynced = None, 0
                 if self._closing.wait(RETRY_SECONDS):

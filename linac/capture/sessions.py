@@ -88,10 +88,20 @@ class Event:
 
 
 def told_missing(count: int, *, at_least: bool) -> str:
-    """How a number of missing messages is put into words: `none known`, `about 1,200` or `at least 12`."""
-    if not count and not at_least:
-        return "none known"
+    """A number of missing messages in words: `none known`, `about 1,200`, `at least 12` or `an unknown number of`."""
+    if not count:
+        return "an unknown number of" if at_least else "none known"
     return f"{'at least' if at_least else 'about'} {count:,}"
+
+
+def told_gaps(gaps: int, missing: int, *, at_least: bool) -> str:
+    """Gaps and what is missing in them, in words: `0 gaps`, `1 gap (about 1 message missing)`, `2 gaps (none known missing)`."""
+    told = f"{gaps} gap{'' if gaps == 1 else 's'}"
+    if not gaps:
+        return told
+    if not missing and not at_least:
+        return f"{told} (no message known to be missing)"
+    return f"{told} ({told_missing(missing, at_least=at_least)} message{'' if missing == 1 else 's'} missing)"
 
 
 @dataclass

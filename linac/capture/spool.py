@@ -5,6 +5,7 @@
     status.json                    what the listener is doing, replaced every second (`linac.capture.status`)
     listener.lock                  held by the listener while it lives (`linac.capture.lock`)
     archiver.lock                  held by the archiver while it works
+    follower.lock, follower.json   held by who sees to the listener, and who that is (`linac.capture.follower`)
     stop                           a request to the listener to end (`linac.capture.control`)
     listener.log, listener.out     what a detached listener has to say, bounded
     checkpoint.json                how far the archiver is: only saves work, may be deleted
@@ -76,6 +77,14 @@ class Spool:
     @property
     def archiver_lock(self) -> Path:
         return self.folder / "archiver.lock"
+
+    @property
+    def follower_lock(self) -> Path:
+        return self.folder / "follower.lock"
+
+    @property
+    def follower(self) -> Path:
+        return self.folder / "follower.json"
 
     @property
     def stop(self) -> Path:

@@ -8,15 +8,48 @@ True
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 Json = str | bytes
-_TIMES = ("started", "written", "connected_since", "last_message", "archive_trouble_since")
+_TIMES = ("started", "written", "connected_since", "last_message", "archive_trouble_since", "disconnected_since")
+
+REMEMBERED_HOURS, REMEMBERED = 24, 100
+"""Interruptions are remembered so long, and no more than so many."""
+
+
+class Interruption(NamedTuple):
+    """A time without a connection, after there had been one. Aware, UTC."""
+
+    since: datetime
+    until: datetime
+    reason: str
+
+
+def told_interruptions(some: list[Interruption]) -> str:
+    """Interruptions in words, for an operator.
+
+    >>> from datetime import timedelta
+    >>> since = datetime(2026, 11, 23, 0, 40, 1, tzinfo=UTC)
+    >>> told_interruptions([Interruption(since, since + timedelta(seconds=11), "the linac ended it")])
+    '1 in the last 24 h, 11 s in all; the last 2026-11-23 00:40:01 to 00:40:12 UTC (the linac ended it)'
+    >>> told_interruptions([])
+    'none in the last 24 h'
+    """
+    if not some:
+        return f"none in the last {REMEMBERED_HOURS} h"
+    seconds = sum((one.until - one.since).total_seconds() for one in some)
+    since, until, reason = some[-1]
+    return (
+        f"{len(some)} in the last {REMEMBERED_HOURS} h, {seconds:.0f} s in all; the last {since:%Y-%m-%d %H:%M:%S} to "
+        f"{until:%H:%M:%S} UTC ({reason})"
+    )
 
 
 @dataclass(frozen=True)
 class Status:
-    """One look at a listener. Times are aware, UTC; sizes are bytes; counts are since `started`.
+    """One look at a listener. Times are aware, UTC; sizes are bytes; counts are since `started`, but
+    `gaps` counts the interruption before it, too.
 
     `running`: whether the process lives, by its lock (filled in by `control.status`). `state`: `starting`, `connecting`,
     `connected`, `waiting` (before the next try), `stopping`, `stopped`. `messages`: by their date headers; the archive counts
@@ -25,6 +58,10 @@ class Status:
     `backlog_bytes`: not yet archived; `archive_trouble`: why nothing can be archived, since `archive_trouble_since`, else empty
     (all three filled in by `control.status`). `last_error`: why there is no connection, else empty. `findings`: what an operator
     should know now.
+
+    `interruptions`: those of the last 24 h, the times between two listeners included; `disconnected_since`: when the one that
+    goes on began (None while connected), `disconnected_reason`: why. `standalone`: a service or command of its own runs it, and
+    alone ends it.
     """
 
     serial: str
@@ -54,14 +91,24 @@ class Status:
     disk_free_bytes: int = 0
     last_error: str = ""
     findings: list[str] = field(default_factory=list)
+    interruptions: list[Interruption] = field(default_factory=list)
+    disconnected_since: datetime | None = None
+    disconnected_reason: str = ""
+    standalone: bool = False
 
     @property
     def age_seconds(self) -> float:
         """How old this is. More than a few seconds from a running listener: its disk or its computer is stalled."""
         return (datetime.now(UTC) - self.written).total_seconds() if self.written else float("inf")
 
+    def lately(self) -> list[Interruption]:
+        """The interruptions that ended in the last 24 h, oldest first."""
+        since = datetime.now(UTC) - timedelta(hours=REMEMBERED_HOURS)
+        return [one for one in self.interruptions if one.until >= since]
+
     def to_json(self) -> str:
         facts = {name: value.isoformat() if isinstance(value := getattr(self, name), datetime) else value for name in _FIELDS}
+        facts["interruptions"] = [(one.since.isoformat(), one.until.isoformat(), one.reason) for one in self.interruptions]
         return json.dumps(facts)
 
     @classmethod
@@ -75,6 +122,10 @@ class Status:
             if known.get(name):
                 known[name] = datetime.fromisoformat(known[name])
         try:
+            known["interruptions"] = [
+                Interruption(datetime.fromisoformat(since), datetime.fromisoformat(until), str(reason))
+                for since, until, reason in known.get("interruptions", [])
+            ]
             return cls(**known)
         except TypeError as error:
             raise ValueError(str(error)) from error

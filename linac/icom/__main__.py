@@ -4,14 +4,21 @@ show FILE...          what is in recorded sessions (.xz) or live files (.txt), w
 listen, status        see `linac.capture`
 """
 
-import argparse
-import io
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
-from linac.errors import LinacError
-from linac.icom import show
+ENDED = 130
+"""The exit code after a Ctrl-C, as shells have it."""
+
+try:
+    import argparse
+    import io
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from linac.errors import LinacError
+    from linac.icom import show
+except KeyboardInterrupt:  # during the imports: nothing has begun
+    sys.exit(ENDED)
 
 
 def _add_show(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -35,6 +42,13 @@ def _show(arguments: argparse.Namespace) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        return ENDED
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     parser = argparse.ArgumentParser(prog="python -m linac.icom", description="Look into recorded iCom sessions, or record them.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

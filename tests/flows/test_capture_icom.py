@@ -3,9 +3,12 @@
 import lzma
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -339,6 +342,54 @@ def test_a_share_that_hangs_does_not_hold_up_the_end(lab: "Lab", monkeypatch: py
         control.stop(lab.spool, lab.serial)
     assert archiving.finish(10)
     assert len(archived(lab)) == 2, "it came back in time for the last round"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows knows no signals between processes that let code run")
+def test_a_run_beside_a_service_s_command_only_watches_and_takes_over_when_that_is_gone(lab: "Lab", worker: "Stack") -> None:
+    from linac.capture import control
+
+    put_into_service(lab)
+    icom = lab.records / "iCom"
+    icom.mkdir(exist_ok=True)
+    host, port = lab.linac.address
+    where = ["listen", host, str(icom), "--port", str(port), "--spool", str(lab.spool), "--serial", lab.serial]
+    command = subprocess.Popen([sys.executable, "-m", "linac.icom", *where], cwd=Path(control.__file__).parents[2])
+    try:
+        wait("connected", lambda: connected(lab))
+        before = control.status(lab.spool, lab.serial)
+        assert before is not None
+        run = start(lab)
+        key = f"icom-capture-{lab.serial.lower()}"
+
+        def watching() -> bool:
+            try:
+                return f"process {command.pid} (listen)" in lab.report(key)
+            except AssertionError:  # not there yet
+                return False
+
+        wait("the run says who records", watching)
+        cancel(run)
+        wait("cancelled", lambda: state(run) == "Cancelled", 30)
+        assert command.poll() is None
+        assert connected(lab), "what the command began goes on"
+        sent = treat(lab, "TEST-0010")
+        wait("archived by the command", lambda: archived(lab) == [sent])
+
+        second = start(lab)
+        wait("running", lambda: state(second) == "Running")
+        command.kill()
+        command.wait()
+        later = treat(lab, "TEST-0011")
+        wait("archived by the run", lambda: archived(lab) == [sent, later])
+        after = control.status(lab.spool, lab.serial)
+        assert after is not None
+        assert (after.pid, after.connections, after.gaps) == (before.pid, 1, 0)
+        cancel(second)
+        wait("cancelled", lambda: state(second) == "Cancelled", 30)
+        wait("listener ended", lambda: not control.is_running(lab.spool, lab.serial), 10)
+    finally:
+        command.kill()
+        command.wait()
 
 
 def test_a_second_run_for_the_same_linac_leaves_the_work_to_the_first(lab: "Lab", worker: "Stack") -> None:

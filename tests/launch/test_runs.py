@@ -3,6 +3,9 @@
 import contextlib
 import itertools
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +19,7 @@ from launch import runs
 from launch.stack import free_port, write_json
 from linac.capture import control
 from linac.errors import SetupError
+from linac.simulator import SimulatedLinac
 
 
 class PowerCut(BaseException):
@@ -191,6 +195,35 @@ def test_a_spoilt_file_is_as_good_as_none(server: Server, tmp_path: Path, conten
     assert server.under_way() == ["A"]
 
 
+@contextlib.contextmanager
+def started_by_hand(serial: str, address: tuple[str, int], folder: Path) -> Iterator[Any]:
+    """Somebody runs `python -m linac.icom listen` in a console while this lasts."""
+    (folder / "records").mkdir(parents=True)
+    words = [
+        "listen",
+        address[0],
+        str(folder / "records"),
+        "--port",
+        str(address[1]),
+        "--serial",
+        serial,
+        "--spool",
+        str(folder / "spool"),
+    ]
+    process = subprocess.Popen([sys.executable, "-m", "linac.icom", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    theirs: Any = SimpleNamespace(serial=serial, site=SimpleNamespace(spool=str(folder / "spool")))
+    try:
+        until = time.monotonic() + 30
+        while not control.is_running(theirs.site.spool, serial):
+            assert time.monotonic() < until
+            assert process.poll() is None
+            time.sleep(0.1)
+        yield theirs
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
 def test_a_listener_that_is_left_is_ended_and_one_that_cannot_be_asked_is_told(tmp_path: Path) -> None:
     serial, closed = "4299", "127.0.0.1"
     left: Any = SimpleNamespace(serial=serial, site=SimpleNamespace(spool=str(tmp_path / "spool")))
@@ -204,6 +237,9 @@ def test_a_listener_that_is_left_is_ended_and_one_that_cannot_be_asked_is_told(t
     finally:
         control.stop(left.site.spool, serial)
     assert not (tmp_path / "not on this computer").exists()
+    with SimulatedLinac(serial) as linac, started_by_hand(serial, linac.address, tmp_path / "hand") as theirs:
+        assert runs.end_listeners([theirs], said.append)
+        assert control.is_running(theirs.site.spool, serial), "a command's listener is not for serve to end"
     unfit: Any = SimpleNamespace(serial="../x", site=left.site)
     assert not runs.end_listeners([unfit], said.append)
     assert "cannot name a folder" in said[-1]

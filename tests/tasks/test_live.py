@@ -55,6 +55,16 @@ def test_an_adopted_listener_s_old_gaps_are_no_news(told: list[tuple[str, dict[s
     assert names(told) == ["connected"]
 
 
+def test_another_listener_s_start_and_a_stop_on_purpose_are_told(told: list[tuple[str, dict[str, Any]]]) -> None:
+    news = live.News("4299")
+    news.compare(UP)
+    news.compare(replace(UP, pid=8, connected=False, gaps=1, state="starting"))
+    assert names(told) == ["connected", "lost", "gap"], "the time between two listeners is a gap"
+    news.end(replace(UP, running=False, connected=False, last_message=SINCE), "cancelled")
+    assert names(told)[3:] == ["stopped"]
+    assert told[3][1] == {"reason": "cancelled", "last_message": "2026-11-22T10:00:00+00:00"}
+
+
 def test_the_rate_is_messages_a_second_between_two_looks() -> None:
     rate = live.Rate()
     assert rate.drawn(0, now=0.0) == "not known yet"

@@ -1,5 +1,6 @@
 """The archive: every session in one file, read back, whatever fails in between; and no patient anywhere else."""
 
+import contextlib
 import hashlib
 import io
 import itertools
@@ -587,6 +588,76 @@ def test_a_journal_over_its_limit_is_warned_about_and_cleared_as_far_as_it_is_ar
     archiver.run_once()
     assert journal.size(site.journal) <= 80_000
     assert any("The journal of linac 4299" in warning for warning in archiver.warnings)
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_when_the_disk_is_nearly_full_what_is_archived_yields_to_new_data_and_nothing_else_does(
+    site: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, away: bool
+) -> None:
+    monkeypatch.setattr(archive, "REMEMBERED", 8)
+    monkeypatch.setattr(archive, "_MARK_EVERY", 4)
+    site.writer.segment_bytes = 20_000
+    storage = Storage(site.icom)
+    if away:
+        storage.fail = lambda *_: (_ for _ in ()).throw(StorageError("away"))
+    for n in range(8):
+        site.record(*site.lab.session(f"TEST-{n}", 9, first=12 * n), *site.lab.idle(3, 12 * n + 9))
+    archiver = site.archiver(storage)
+    with contextlib.suppress(StorageError):
+        archiver.run_once()
+    count = len(journal.segments(site.journal))
+    assert count > 4
+    free = archive.SHORT_BYTES - 50_000
+    monkeypatch.setattr(archive.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    archiver._tended_at = float("-inf")
+    with contextlib.suppress(StorageError):
+        archiver.run_once()
+    left = len(journal.segments(site.journal))
+    assert left == count if away else left in range(count - 4, count), "no more than needed, and only what is archived"
+    assert any("MB left" in warning for warning in archiver.warnings)
+    storage.fail = lambda *_: None
+    while archiver.run_once():
+        pass
+    assert len(site.files()) == 8
+
+
+def test_a_full_disk_is_cleared_although_no_draft_can_be_written(site: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "REMEMBERED", 8)
+    monkeypatch.setattr(archive, "_MARK_EVERY", 4)
+    site.writer.segment_bytes = 20_000
+    for n in range(8):
+        site.record(*site.lab.session(f"TEST-{n}", 9, first=12 * n), *site.lab.idle(3, 12 * n + 9))
+    archiver = site.archiver()
+    archiver.run_once()
+    count = len(journal.segments(site.journal))
+    site.record(*site.lab.session("TEST-9", 9, first=96), *site.lab.idle(3, 105))
+
+    def full(*_: object) -> None:
+        raise StorageError("no space left")
+
+    with monkeypatch.context() as within:
+        within.setattr(archive.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+        within.setattr(archive, "_Draft", full)
+        archiver._tended_at = float("-inf")
+        with pytest.raises(StorageError):
+            archiver.run_once()
+    assert len(journal.segments(site.journal)) < count
+    assert [done.messages for done in archiver.run_once()] == [9]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="rights are inherited there")
+def test_a_draft_is_for_this_account_alone_and_the_archived_file_has_usual_rights(site: SimpleNamespace) -> None:
+    site.record(*site.lab.session("TEST-1", 9))
+    archiver = site.archiver()
+    archiver.run_once()
+    [draft] = (site.spool / "4299" / "drafts").glob("*.xz")
+    assert stat.S_IMODE(draft.stat().st_mode) == 0o600
+    site.record(*site.lab.idle(3, 9))
+    archiver.run_once()
+    plain = site.icom / "plain"
+    plain.touch()
+    [path] = site.icom.rglob("*.xz")
+    assert path.stat().st_mode == plain.stat().st_mode
 
 
 def test_a_filling_disk_is_warned_about_while_many_sessions_wait_for_a_share_that_is_away(site: SimpleNamespace) -> None:

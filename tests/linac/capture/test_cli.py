@@ -6,6 +6,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from linac.capture import archive, control
+from linac.capture import archive, cli, control, follower
+from linac.capture.log import Log
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows knows no signals between processes that let code run")
 
@@ -125,8 +127,117 @@ def test_a_second_one_for_another_address_is_refused(listen: Any, peer: Any, spo
     listen("--serial", "4299")
     peer.wait()
     second = run("listen", "192.0.2.1", str(tmp_path / "icom"), "--serial", "4299", "--spool", str(spool))
-    assert second.returncode == 2
-    assert "stop that listener first" in second.stderr
+    assert second.returncode == 3
+    assert "is already recorded" in second.stderr
+
+
+def test_a_second_one_is_refused_while_the_first_lives_and_nothing_happens_to_the_first(
+    listen: Any, peer: Any, spool: Path, tmp_path: Path, lab: SimpleNamespace
+) -> None:
+    first = listen("--serial", "4299")
+    peer.wait()
+    peer.send(lab.message(0))
+    lab.wait_for(lambda: (status := control.status(spool, "4299")) and status.messages == 1)
+    where = ["listen", "127.0.0.1", str(tmp_path / "icom"), "--port", str(peer.port), "--spool", str(spool)]
+    for more in (["--serial", "4299"], ["--serial", "4299", "--no-archive"]):
+        second = run(*where, *more)
+        assert second.returncode == 3
+        assert f"already recorded with the spool {spool}, by process {first.pid} (listen)" in second.stderr
+    other = run(*where)
+    assert other.returncode == 3
+    assert "already listens to 127.0.0.1" in other.stderr
+    assert [path.name for path in spool.iterdir()] == ["4299"], "a refused one leaves nothing behind"
+    assert peer.endings == {}
+    assert len(peer.connections) == 1
+    assert control.is_running(spool, "4299")
+
+
+def test_a_run_that_follows_keeps_a_command_out_and_a_crash_lets_it_in(
+    listen: Any, peer: Any, spool: Path, tmp_path: Path
+) -> None:
+    run_of_a_flow = follower.Follower(spool, "4299", follower.RUN)
+    assert run_of_a_flow.acquire()
+    second = run(
+        "listen", "127.0.0.1", str(tmp_path / "icom"), "--port", str(peer.port), "--spool", str(spool), "--serial", "4299"
+    )
+    assert second.returncode == 3
+    assert f"by process {os.getpid()} (flow run)" in second.stderr
+    run_of_a_flow.release()
+    listen("--serial", "4299")
+    peer.wait()
+
+
+def test_one_that_joins_a_listener_of_its_own_archives_and_leaves_it_running(
+    listen: Any, peer: Any, spool: Path, tmp_path: Path, lab: SimpleNamespace
+) -> None:
+    listen("--no-archive", "--serial", "4299")
+    peer.wait()
+    second = listen("--serial", "4299")
+    peer.send(*lab.session("TEST-1", 12), *lab.idle(3, 12))
+    lab.wait_for(lambda: len(list((tmp_path / "icom").glob("patients/*/*.xz"))) == 1)
+    second.send_signal(signal.SIGTERM)
+    out, _ = second.communicate(timeout=15)
+    assert second.returncode == 0
+    assert "records on" in out
+    assert control.is_running(spool, "4299")
+    assert peer.endings == {}
+
+
+def test_the_time_between_two_listeners_is_told(listen: Any, peer: Any, spool: Path, lab: SimpleNamespace) -> None:
+    first = listen("--serial", "4299")
+    peer.wait()
+    assert "none in the last 24 h" in run("status", "--spool", str(spool)).stdout
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(15) == 0
+    listen("--serial", "4299")
+    peer.wait(1)
+    lab.wait_for(lambda: (status := control.status(spool, "4299")) and status.connected)
+    shown = run("status", "--spool", str(spool)).stdout
+    assert "losses           1 since" in shown
+    assert "interruptions    1 in the last 24 h" in shown
+    assert "stopped" in shown
+    status = control.status(spool, "4299")
+    assert status is not None
+    os.kill(status.pid, signal.SIGKILL)
+    peer.wait(2, timeout=20)
+    lab.wait_for(lambda: (status := control.status(spool, "4299")) and len(status.lately()) == 2)
+    status = control.status(spool, "4299")
+    assert status is not None
+    assert "killed" in status.lately()[-1].reason
+
+
+def test_a_folder_that_hangs_is_told_at_the_end(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+    archiver = SimpleNamespace(run_once=lambda: over.wait(20) and [], warnings=[], close=lambda: None)
+    log = Log()
+    archiving = cli._Archiving(archiver, log)  # type: ignore[arg-type]
+    monkeypatch.setattr(cli, "PATIENCE_SECONDS", 0.2)
+    archiving.start()
+    archiving.end(0.5)
+    over.set()
+    log.close()
+    out = capsys.readouterr().out
+    assert "waiting for the iCom folder" in out
+    assert "does not answer; what is not archived waits in the journal" in out
+
+
+def test_ctrl_c_during_the_imports_is_no_traceback() -> None:
+    code = (
+        "import runpy, sys, builtins\n"
+        "import linac.icom\n"
+        "chosen = sys.argv[1]\n"
+        "real = builtins.__import__\n"
+        "def slow(name, *rest, **more):\n"
+        "    if name == chosen: raise KeyboardInterrupt\n"
+        "    return real(name, *rest, **more)\n"
+        "builtins.__import__ = slow\n"
+        "sys.argv[1:] = ['status']\n"
+        "runpy.run_module('linac.icom', run_name='__main__')\n"
+    )
+    for module in ("argparse", "linac.capture"):
+        done = subprocess.run([sys.executable, "-c", code, module], cwd=ROOT, capture_output=True, text=True, timeout=30)
+        assert done.returncode == 130, done
+        assert "Traceback" not in done.stderr
 
 
 def test_a_status_without_any_listener(spool: Path) -> None:
@@ -157,7 +268,7 @@ def test_a_folder_that_is_not_there_is_told_and_never_made_and_what_waits_arrive
     assert "ATTENTION, not archived" in out
     assert "waits in the spool" in out
     assert "archiving works again" in out
-    assert "1 archived in the last 24 h, 0 gaps in them" in run("status", "--spool", str(spool)).stdout
+    assert "1 archived in the last 24 h, in them 0 gaps" in run("status", "--spool", str(spool)).stdout
 
 
 def test_status_can_be_watched(listen: Any, peer: Any, spool: Path, lab: SimpleNamespace) -> None:
@@ -185,7 +296,5 @@ def test_nobody_else_can_look_into_the_spool(listen: Any, peer: Any, spool: Path
     peer.send(*lab.session("TEST-1", 20), *lab.idle(4, 20))
     lab.wait_for(lambda: archive.sessions(spool, "4299"))
     for path in (spool, *(spool / "4299").rglob("*")):
-        if path.parent.name == "drafts":  # behind a closed folder
-            continue
         wanted = 0o700 if path.is_dir() else 0o600
         assert stat.S_IMODE(path.stat().st_mode) == wanted, path

@@ -364,6 +364,25 @@ def test_a_disk_that_recovers_while_the_recorder_is_closed_gets_everything(tmp_p
     assert said == ["No space left on device", "the journal can be written again"]
 
 
+@pytest.mark.parametrize("full", [True, False])
+def test_what_a_full_disk_costs_is_not_laid_to_a_slow_one(tmp_path: Path, full: bool, lab: SimpleNamespace) -> None:
+    writer = Writer(tmp_path, "4299", reserve_bytes=1 << 62 if full else 0)
+    recorder = Recorder(writer, lambda _: None, queue_bytes=10_000)
+    if not full:
+        writer.commit = lambda: (_ for _ in ()).throw(StorageError("broken"))  # type: ignore[method-assign]
+    recorder.start()
+    recorder.data(bytes(5000))
+    lab.wait_for(lambda: recorder.failing)
+    for _ in range(4):
+        recorder.data(bytes(5000))
+    assert recorder.dropped_bytes > 0
+    assert recorder.dropped_full == full
+    if not full:
+        del writer.commit
+    writer.reserve_bytes = 0
+    assert recorder.close(10)
+
+
 def test_what_was_dropped_last_is_said_at_the_end(tmp_path: Path) -> None:
     writer = StallingWriter(tmp_path)
     writer.going.clear()

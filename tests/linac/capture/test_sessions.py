@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from linac.capture.journal import Damage, Entry, Kind, Position, Record
-from linac.capture.sessions import Ended, Kept, Session, SessionCutter, cut, told_missing
+from linac.capture.sessions import Ended, Kept, Session, SessionCutter, cut, told_gaps, told_missing
 from linac.icom import Message
 
 UNHURRIED = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy computer, too
@@ -359,3 +359,8 @@ def test_without_a_known_rate_the_number_missing_is_a_lower_bound(lab: SimpleNam
     assert told_missing(session.missing, at_least=session.at_least) == "at least 44"
     assert told_missing(1200, at_least=False) == "about 1,200"
     assert told_missing(0, at_least=False) == "none known"
+    assert told_missing(0, at_least=True) == "an unknown number of"
+    assert told_gaps(0, 0, at_least=False) == "0 gaps"
+    assert told_gaps(1, 0, at_least=True) == "1 gap (an unknown number of messages missing)"
+    assert told_gaps(1, 1, at_least=False) == "1 gap (about 1 message missing)"
+    assert told_gaps(2, 0, at_least=False) == "2 gaps (no message known to be missing)"
