@@ -54,7 +54,7 @@ def _step(linac: Linac, *, with_it: bool) -> Step:
 
 
 def rendered(linacs: list[Linac]) -> dict[str, bytes]:
-    """The service files of one host's linacs. Raises `SetupError` where a path is none for that host's system."""
+    """The service files of one host's linacs, as in a bundle's folder there. Raises `SetupError` where a path cannot be right."""
     if not linacs:
         return {}
     first = linacs[0]
@@ -93,7 +93,9 @@ def _config_step(linac: Linac, site: str, removed: bool) -> Step:
     with share.connect() as folder:
         folder.check()
         text = config.read(folder)
-    change = config.remove(text, linac.serial) if removed else config.update(text, config_entry(linac, site, text))
+        change = config.remove(text, linac.serial) if removed else config.update(text, config_entry(linac, site, text))
+        if change.changed:
+            config.writable(folder)
 
     def do() -> None:
         with share.connect() as opened:

@@ -14,7 +14,7 @@ from linac.capture.connection import ICOM_PORT
 from linac.errors import LinacError, SetupError
 from linac.provision import Plan, bundle, config, plan, service_files
 from linac.provision.services import DEFAULTS, KINDS, NSSM, SYSTEMD, Listening, Services, Worker
-from linac.transport.paths import LocalFolder
+from linac.transport.paths import Folder, LocalFolder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -90,7 +90,7 @@ def _add_services(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     command = commands.add_parser("services", help="service files for the listeners of a server, or for a Prefect worker")
     command.add_argument("--kind", required=True, choices=KINDS, help="nssm: Windows services by NSSM; systemd: Linux")
     command.add_argument(
-        "--out", required=True, metavar="DIR", help="folder to write the files to; copy it to the server as it is"
+        "--out", required=True, metavar="DIR", help="folder to write the files to; on the server they lie in the bundle's folder"
     )
     command.add_argument("--for", dest="purpose", choices=("listener", "worker"), default="listener", help="(%(default)s)")
     _add_linacs(command)
@@ -98,7 +98,8 @@ def _add_services(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         "--python",
         default="",
         metavar="DIR",
-        help=f"folder of the Python to use, there ({_default('python')}, or the project's .venv)",
+        help=f"folder of the Python to use, there (as in a bundle, whose folder the files then go into: {_default('python')}; "
+        "a worker: the project's .venv)",
     )
     command.add_argument("--project", metavar="DIR", help="worker: this project's folder there, for example C:\\linac-flows")
     command.add_argument("--api-url", default="http://127.0.0.1:4200/api", help="worker: the Prefect server (%(default)s)")
@@ -171,7 +172,7 @@ def _add_config(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 def _config(chosen: argparse.Namespace) -> int:
     path = Path(chosen.file).absolute()
     path = path / config.NAME if path.is_dir() else path
-    folder = LocalFolder(path.parent)
+    folder: Folder = LocalFolder(path.parent)
     text = config.read(folder, path.name)
     if chosen.remove:
         change = config.remove(text, chosen.serial)
@@ -202,11 +203,13 @@ def _config(chosen: argparse.Namespace) -> int:
     if not change.changed:
         print(f"{path}: unchanged.")
         return 0
+    folder, name = config.writable(folder, path.name)
+    path = Path(folder.location, name)  # where a link leads
     print(change.diff)
     if chosen.dry_run:
         print(f"\n{path}: this is what would be changed; nothing was.")
         return 0
-    backup = config.write(folder, change, datetime.now().astimezone(), path.name)
+    backup = config.write(folder, change, datetime.now().astimezone(), name)
     print(f"\n{path}: changed." + (f" What it was is in {backup} beside it." if backup else ""))
     return 0
 

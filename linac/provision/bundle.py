@@ -24,7 +24,7 @@ from pathlib import Path, PurePosixPath
 
 from linac.errors import DamagedError, SetupError
 from linac.provision.closure import ROOT, closure
-from linac.provision.services import NSSM, Services
+from linac.provision.services import LINUX_HOME, NSSM, TOP, Services
 from linac.provision.systemd import systemd_files
 from linac.provision.windows import windows_files
 from linac.transport.paths import Folder, split_name
@@ -33,10 +33,6 @@ PROGRAMS = ("linac.icom.__main__", "linac.capture.cli", "linac.capture.listener"
 """What is run: the command, its `listen`, and the listener that it starts by name."""
 
 OLDEST = (3, 11)
-TOP = "linac-listener"
-LINUX_HOME = f"/opt/{TOP}"
-"""Where the units of a bundle for Linux expect it."""
-
 SUMS = "SHA256SUMS.txt"
 _CHECK_SECONDS = 60
 _LARGEST_BYTES = 200 << 20

@@ -34,8 +34,13 @@ whole is read again and must mean what it meant before, plus the change: a file 
 refused, not bent.
 """
 
+import contextlib
+import os
 import re
+import shutil
+import stat
 import tomllib
+import uuid
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -45,9 +50,10 @@ from typing import Any
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
-from linac.errors import SetupError
+from linac.errors import LinacError, SetupError
 from linac.provision.plan import difference
-from linac.transport.paths import Folder
+from linac.provision.services import checked_address
+from linac.transport.paths import ASIDE, Folder, LocalFolder, explain, replace_local
 
 NAME = "config.toml"
 
@@ -106,6 +112,8 @@ def update(text: str, entry: Entry) -> Change:
     for what, value in (("site", entry.site), ("serial", entry.serial), ("address", entry.address)):
         if not value.strip() or not value.isprintable():
             raise SetupError(f"The {what} {value!r} cannot stand in PyMedPhys's config.toml. Give a name of printable letters.")
+    for address in (entry.address, entry.samba_address or entry.address):
+        checked_address(address)
     data = check(text)
     _contradictions(data, entry)
     newline, plain = _unified(text)
@@ -147,6 +155,11 @@ def remove(text: str, serial: str) -> Change:
 
 def check(text: str) -> Data:
     """What the file says, as plain values. Raises `SetupError` unless it is a configuration of PyMedPhys as we know them."""
+    if text.startswith("\ufeff"):
+        raise SetupError(
+            "This config.toml begins with a BOM (a byte order mark, as Windows's Notepad writes it), which TOML and PyMedPhys do "
+            "not allow. Save it as UTF-8 without a BOM. Nothing was changed."
+        )
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -197,10 +210,12 @@ def read(folder: Folder, name: str = NAME) -> str:
 def write(folder: Folder, change: Change, now: datetime, name: str = NAME) -> str:
     """Replace the file by what `change` says, whole; the name of the backup beside it, or nothing if there is none.
 
-    `now` dates the backup. Raises `StorageError`, and `SetupError` if somebody has changed the file since it was read.
+    `now` dates the backup. Of a file on this computer the mode stays, and a link to it too: the file that it leads to is
+    replaced. Raises `StorageError`, and `SetupError` if somebody has changed the file since it was read, or it is read-only.
     """
     if not change.changed:
         return ""
+    folder, name = writable(folder, name)
     if read(folder, name) != change.before:
         raise SetupError(
             f"{folder.location}: somebody has just changed {name}. Run this again, it then starts from what is there now."
@@ -211,9 +226,63 @@ def write(folder: Folder, change: Change, now: datetime, name: str = NAME) -> st
         number = 1
         while folder.find(backup) is not None:
             backup, number = f"{name}.{now:%Y%m%d-%H%M%S}-{number}.bak", number + 1
-        folder.write(backup, change.before.encode())
-    folder.write(name, change.after.encode())
+        _write(folder, backup, change.before.encode(), like=name)
+    try:
+        _write(folder, name, change.after.encode(), like=name)
+    except BaseException:
+        with contextlib.suppress(LinacError):
+            if backup and read(folder, name) == change.before:  # else it did arrive, and the backup has a meaning
+                folder.remove(backup)
+        raise
     return backup
+
+
+def writable(folder: Folder, name: str = NAME) -> tuple[Folder, str]:
+    """The folder and the name that the file has, where a link of this computer leads to it; themselves where there is none.
+
+    Raises `SetupError` where it may not be changed.
+    """
+    if not isinstance(folder, LocalFolder):
+        return folder, name
+    path = folder.path / name
+    if path.is_symlink():
+        try:
+            path = path.resolve()
+        except (OSError, RuntimeError) as error:
+            raise SetupError(f"{path} is a link that leads nowhere. Give the file itself.") from error
+        folder, name = LocalFolder(path.parent), path.name
+    with explain("look at", "", lambda: path):
+        found = path.stat() if path.exists() else None
+    if found and (not found.st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH) or not os.access(path, os.W_OK)):
+        raise SetupError(
+            f"{path} is read-only: somebody does not want it changed, or this account may not. Ask them, or give the right to "
+            "write it. Nothing was changed."
+        )
+    return folder, name
+
+
+def _write(folder: Folder, name: str, data: bytes, like: str) -> None:
+    """Write a file whole, with the mode (and owner, where this account may) of the file `like` beside it if there is one."""
+    if not isinstance(folder, LocalFolder) or os.name == "nt" or not (old := folder.path / like).exists():
+        folder.write(name, data)
+        return
+    path = folder.path / name
+    part = path.with_name(f"{name}{ASIDE}{uuid.uuid4().hex[:8]}")
+    with explain("write", "", lambda: path):
+        try:
+            with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                was = old.stat()
+                with contextlib.suppress(OSError):
+                    os.chown(part, was.st_uid, was.st_gid)
+                shutil.copymode(old, part)
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            replace_local(part, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise
 
 
 def _strange(why: str) -> SetupError:
@@ -237,6 +306,16 @@ def _contradictions(data: Data, entry: Entry) -> None:
                 raise SetupError(
                     f"Linac {linac['name']} has the address {entry.address} in config.toml. One of the two is wrong."
                 )
+            alias = linac.get("aliases", {}).get("iview")
+            if linac["name"] != entry.serial and entry.iview_alias and _same(alias, entry.iview_alias):
+                raise SetupError(
+                    f"Linac {linac['name']} of site {site['name']} has the iView alias {alias} in config.toml. Each linac has an "
+                    "alias of its own there: its images would be taken for the other's. One of the two is wrong."
+                )
+
+
+def _same(alias: object, other: str) -> bool:
+    return isinstance(alias, str) and alias.strip().casefold() == other.strip().casefold()
 
 
 def _is_here(address: str) -> bool:

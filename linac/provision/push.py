@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Protocol
 
 from linac.errors import SetupError, UnreachableError
-from linac.provision.bundle import LINUX_HOME, SUMS, TOP, bundle_files, zipped
-from linac.provision.services import SYSTEMD, Services
+from linac.provision.bundle import SUMS, bundle_files, zipped
+from linac.provision.services import LINUX_HOME, SYSTEMD, TOP, Services
 
 COMMAND_SECONDS = 60.0
 INSTALL_SECONDS = 180.0

@@ -1,5 +1,6 @@
 """What shall run as a service, checked: the linacs of a site, or a Prefect worker. `windows` and `systemd` make files of it."""
 
+import ipaddress
 import ntpath
 import posixpath
 import re
@@ -27,12 +28,44 @@ RESTART_WORKER_SECONDS = 10
 STOP_SECONDS = 40
 """How long a stop may take: 10 s to end the connection in order, 10 s to archive what came last, and a slow computer."""
 
-_ADDRESS = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:-]{0,251}[A-Za-z0-9])?|::[A-Fa-f0-9:]*")
+TOP = "linac-listener"
+"""A bundle's folder."""
+
+LINUX_HOME = f"/opt/{TOP}"
+"""Where the units for Linux expect it."""
+
+_LABEL = "[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
+_HOST = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
+_IPV6 = re.compile(r"[A-Fa-f0-9:.]*:[A-Fa-f0-9:.]*")
+_MEANT_AS_IP = re.compile(r"(.*\.)?[0-9]+|[0-9]+(\.[0-9]+){2}\..*|[0-9][^.]*(\.[0-9][^.]*)+")
+"""Numbers that somebody meant as an IP address: the last part is a number (no DNS name ends so), the first three are, or each
+part begins with a digit: 192.168.17.400, 192.168.17.4O, 192.168.17."""
+
 _POOL = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}")
 _URL = re.compile(r"https?://[A-Za-z0-9._~:/\[\]-]+")
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
 _WINDOWS_ACCOUNT = re.compile(r"([A-Za-z0-9.][A-Za-z0-9 ._-]*\\)?[A-Za-z0-9][A-Za-z0-9 ._@$-]*|")
 _FORBIDDEN_ON_WINDOWS = '<>"|?*'
+
+
+def checked_address(text: str) -> str:
+    """`text`, if it is an IP address or may be a host's name. Raises `SetupError`, also for a mistyped IP address.
+
+    >>> checked_address("192.168.17.40"), checked_address("nss-4299.nbcc.example")
+    ('192.168.17.40', 'nss-4299.nbcc.example')
+    >>> checked_address("192.168.17.4O")
+    Traceback (most recent call last):
+    ...
+    linac.errors.SetupError: '192.168.17.4O' is not an address. Give the NSS's hospital IP address, for example 192.168.17.40.
+    """
+    try:
+        ipaddress.ip_address(text)
+        right = ":" not in text or _IPV6.fullmatch(text) is not None  # not what may stand behind a "%" there
+    except ValueError:
+        right = _HOST.fullmatch(text) is not None and _MEANT_AS_IP.fullmatch(text) is None
+    if not right:
+        raise SetupError(f"{text!r} is not an address. Give the NSS's hospital IP address, for example 192.168.17.40.")
+    return text
 
 
 @dataclass(frozen=True)
@@ -45,10 +78,7 @@ class Listening:
 
     def __post_init__(self) -> None:
         Spool(Path(), self.serial)  # says what a serial may look like
-        if not _ADDRESS.fullmatch(self.address):
-            raise SetupError(
-                f"{self.address!r} is not an address. Give the NSS's hospital IP address, for example 192.168.17.40."
-            )
+        checked_address(self.address)
         if not 1 <= self.port <= 65535:
             raise SetupError(f"{self.port} is not a port. The iCom service of a linac has port {ICOM_PORT}.")
 
@@ -60,8 +90,8 @@ class Services:
     `records`: the records folder (or its `iCom` folder), a local path or a share; `spool`: a folder on a local disk; `python`:
     the folder of the Python to use, relative to the files' own folder, or absolute; `log_on`: the account that runs the
     services (no password: services-install.bat asks for it); `program`: where this project's modules lie, on Linux, if that
-    Python does not find them by itself. Empty fields get the kind's defaults. Raises `SetupError` where something cannot be
-    right.
+    Python does not find them by itself. Empty fields get the kind's defaults: with those the files are a bundle's, and lie in
+    its folder. Raises `SetupError` where something cannot be right.
     """
 
     kind: str
@@ -73,6 +103,8 @@ class Services:
     program: str = ""
 
     def __post_init__(self) -> None:
+        if self.kind == SYSTEMD and not self.python and not self.program:
+            object.__setattr__(self, "program", f"{LINUX_HOME}/program")
         _defaults(self, self.kind)
         if not self.linacs:
             raise SetupError("No linac was named. Give --serial and --address, or --linac SERIAL=ADDRESS for each linac.")
@@ -132,9 +164,10 @@ class Worker:
 
 DEFAULTS: Mapping[str, Mapping[str, str]] = {
     NSSM: {"spool": r"C:\ProgramData\linac-flows\spool", "python": "python", "log_on": ""},
-    SYSTEMD: {"spool": "/var/lib/linac-flows/spool", "python": "/opt/linac-flows/.venv/bin", "log_on": "linac-flows"},
+    SYSTEMD: {"spool": "/var/lib/linac-flows/spool", "python": "/usr/bin", "log_on": "linac-flows"},
 }
-"""On Windows the folder `python` beside the files, as in a bundle, and an account that is asked for at the installation."""
+"""As in a bundle: on Windows its own Python, beside the files, on Linux the server's. On Windows the account is asked for at the
+installation."""
 
 
 def _defaults(which: Services | Worker, kind: str) -> None:

@@ -116,7 +116,9 @@ def _listener(what: Services, serial: str, address: str, arguments: list[str]) -
     ]
     wants = ["Wants=network-online.target", "After=network-online.target remote-fs.target"]
     about = f"Records the iCom stream of linac {serial} at {address}"
-    return _unit(about, wants, service, what, ["-" + what.icom, what.spool], [what.python, what.icom, what.spool])
+    return _unit(
+        about, wants, service, what, ["-" + what.icom, what.spool], [what.python, what.program or "/", what.icom, what.spool]
+    )
 
 
 def _only(address: str) -> list[str]:

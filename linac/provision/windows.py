@@ -242,9 +242,17 @@ def _install(services: list[_Service], what: Services | Worker, icom: str) -> by
 
 
 ASKING = (
-    "$p = Read-Host 'Password (Enter: it has none)' -AsSecureString; '.' + (New-Object Net.NetworkCredential('', $p)).Password"
+    "$p = Read-Host 'Password (Enter: it has none)' -AsSecureString; $t = (New-Object Net.NetworkCredential('', $p)).Password; "
+    "if ($t -match '[^ !#-~]|[\\\\]$') { '!' } else { '.' + $t }"
 )
-"""PowerShell that asks for a password without showing it. A full stop goes before it: it may begin with anything, or be empty."""
+r"""PowerShell that asks for a password without showing it. A full stop goes before it: it may begin with anything, or be empty.
+
+`!` alone stands for a password that would not arrive as it is: one with `"`, which ends a word of cmd.exe so that the rest is
+run; with `\` at its end, which NSSM takes together with the closing `"`; with letters beyond plain ASCII, which the console's
+code page may lack. All other letters are safe between quotation marks (`%` too: what a variable holds is not expanded again)."""
+
+_HAS_MARK = '"%SystemRoot%\\System32\\find.exe" """" >nul'
+"""Whether what is piped into it has a `"` (a find program's own way to write one): nothing of the text is expanded for it."""
 
 _INSTALL_PARTS = [
     "",
@@ -295,15 +303,33 @@ _ACCOUNT_PARTS = [
     "echo Enter alone leaves it as it is; for a new service that is LocalSystem.",
     'set /p "ACCOUNT=Account: "',
     "if not defined ACCOUNT goto :eof",
+    f"set ACCOUNT|{_HAS_MARK}",
+    "if not errorlevel 1 goto no_account",
     ":ask_password",
     "rem The password is not shown, and kept in no file.",
     f'for /f "usebackq delims=" %%P in (`powershell -NoProfile -Command "{ASKING}"`) do set "PASSWORD=%%P"',
-    'if defined PASSWORD set "PASSWORD=%PASSWORD:~1%"',
-    'set "SETTING=rights"',
+    "if not defined PASSWORD goto rights",
+    f"set PASSWORD|{_HAS_MARK}",
+    "if not errorlevel 1 goto unsafe",
+    'if not "%PASSWORD:~0,1%"=="." goto unsafe',
+    'set "PASSWORD=%PASSWORD:~1%"',
+    "goto rights",
+    ":unsafe",
+    "echo This password has a quotation mark, a backslash at its end, or a letter beyond ASCII: a batch file cannot pass it on.",
+    "echo The services are set up without it. Set account and password in the Windows services manager: services.msc, Log On.",
+    'set "PASSWORD="',
+    'set "FAILED=1"',
+    ":rights",
     'icacls "%HERE%\\logs" /grant "%ACCOUNT%:(OI)(CI)M" >nul',
     "if errorlevel 1 echo The account could not be given the right to write to the folder logs: give it by hand.",
     'icacls "%SPOOL%" /grant "%ACCOUNT%:(OI)(CI)M" >nul',
     "if errorlevel 1 echo The account could not be given the right to write to the spool: give it by hand.",
+    'if defined FAILED set "ACCOUNT="',
+    "goto :eof",
+    ":no_account",
+    "echo An account's name has no quotation mark. Run this again with the right one.",
+    'set "ACCOUNT="',
+    'set "FAILED=1"',
     "goto :eof",
 ]
 

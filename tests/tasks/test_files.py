@@ -1,5 +1,7 @@
 """Files kept for others: PyMedPhys's entry and IT's services, planned with their differences, written once, taken away again."""
 
+import io
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,8 @@ import pytest
 
 from blocks import Linac, Share, Site
 from blocks.linac import Service
+from linac.provision import Listening, Services
+from linac.provision.bundle import bundle_files
 from tasks import files
 from tasks.plan import Step
 
@@ -147,6 +151,24 @@ class TestServices:
         in_service["linac-4299"] = before
         do(only(files.service_steps(make())))
         assert list((tmp_path / "for IT").iterdir()) == []
+
+    @pytest.mark.parametrize("service", [Service.SYSTEMD, Service.NSSM])
+    def test_they_are_those_of_the_bundle_that_they_are_copied_into(
+        self, make: Callable[..., Linac], service: Service, tmp_path: Path
+    ) -> None:
+        linac = make(service=service)
+        if service is Service.NSSM:
+            linac.site.records, linac.site.spool = Share(path=r"D:\records"), r"D:\spool"
+        written = files.rendered([linac])
+        listening = (Listening("4299", "192.168.17.40"),)
+        what = Services(service.value, listening, linac.site.records.path, linac.site.spool)
+        embed = io.BytesIO()
+        with zipfile.ZipFile(embed, "w") as archive:
+            for name in ("python.exe", "python312.zip", "python312._pth"):
+                archive.writestr(name, b"")
+        bundle = bundle_files(what, embed.getvalue() if service is Service.NSSM else None)
+        assert len(written) == 5
+        assert written == {name: bundle[name] for name in written}
 
     def test_a_path_of_the_wrong_system_stands_in_the_way(self, make: Callable[..., Linac], in_service: dict[str, Linac]) -> None:
         (step,) = files.service_steps(make(service=Service.NSSM))

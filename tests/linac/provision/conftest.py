@@ -43,7 +43,9 @@ function sc(verb, service) {
 }
 function powershell() {
   if (!files.FileExists(path("password"))) return 1;
-  WScript.Echo("." + files.OpenTextFile(path("password"), 1).ReadAll());
+  var password = files.OpenTextFile(path("password"), 1).ReadAll();
+  var unsafe = new RegExp(words[2].match(/-match '([^']*)'/)[1]);
+  WScript.Echo(unsafe.test(password) && !refused("unsafe") ? "!" : "." + password);
   return 0;
 }
 var does = {nssm: nssm, sc: sc, powershell: powershell};

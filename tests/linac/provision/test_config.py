@@ -1,6 +1,8 @@
 """PyMedPhys's config.toml: what people wrote stays, what is new is right, and a file that is not understood is left alone."""
 
+import errno
 import importlib.util
+import os
 import re
 import tomllib
 from datetime import UTC, datetime
@@ -11,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from linac.errors import SetupError
+from linac.errors import SetupError, StorageError
 from linac.provision import config
 from linac.provision.config import Entry
 from linac.transport import connect
@@ -186,12 +188,27 @@ def test_a_linac_is_removed_and_comes_back() -> None:
         ("[icom]\npatient_directories = 'x'", "is not what PyMedPhys wants"),
         ("[[site]]\nname='b'\n[[site.linac]]\nname='4299'\nip='x'", "is at site b"),
         ("[[site]]\nname='b'\n[[site.linac]]\nname='1'\nip='192.168.17.40'", "Linac 1 has the address"),
+        ("\ufeff[[site]]\nname='a'", "a BOM"),
         ("[[site]]\nname='a'\nx = [\n[1]\n]", "cannot change safely"),  # a line that looks like a header
     ],
 )
 def test_what_is_not_understood_is_refused(text: str, says: str) -> None:
     with pytest.raises(SetupError, match=re.escape(says)):
         config.update(text, Entry("a", "4299", "192.168.17.40"))
+
+
+def test_an_iview_alias_is_one_linacs_alone() -> None:
+    for site in ("rccc", "nbcc"):
+        for alias in ("2619_iView", "2619_IVIEW "):
+            with pytest.raises(SetupError, match="Linac 2619 of site rccc has the iView alias 2619_iView"):
+                config.update(FULL, Entry(site, "4299", "192.168.17.40", iview_alias=alias))
+    assert not config.update(FULL, Entry("rccc", "2619", "10.0.0.1", iview_alias="2619_iView")).changed
+
+
+@pytest.mark.parametrize("field", ["address", "samba_address"])
+def test_a_mistyped_address_is_refused(field: str) -> None:
+    with pytest.raises(SetupError, match=r"'192\.168\.17\.4O' is not an address"):
+        config.update("", Entry(**{"site": "nbcc", "serial": "4299", "address": "192.168.17.40", field: "192.168.17.4O"}))
 
 
 def test_tunnels_to_several_linacs_may_end_at_one_computer() -> None:
@@ -235,6 +252,75 @@ def test_the_file_is_replaced_with_a_dated_backup(tmp_path: Path) -> None:
         "config.toml.20261122-231500-1.bak",
         "config.toml.20261122-231500.bak",
     ]
+
+
+@pytest.fixture
+def change(tmp_path: Path) -> config.Change:
+    """What changes the file `config.toml` in the folder `real`."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "config.toml").write_bytes(FULL.encode())
+    return config.update(FULL, Entry("nbcc", "4299", "192.168.17.40"))
+
+
+posix = pytest.mark.skipif(os.name == "nt", reason="modes and links as Linux has them")
+
+
+@posix
+def test_a_link_stays_and_the_file_that_it_leads_to_is_changed(change: config.Change, tmp_path: Path) -> None:
+    real = tmp_path / "real" / "config.toml"
+    (tmp_path / "there").symlink_to("real/config.toml")
+    (tmp_path / "config.toml").symlink_to("there")
+    with connect(tmp_path) as folder:
+        config.write(folder, change, NOW)
+    assert (tmp_path / "config.toml").is_symlink()
+    assert real.read_text() == change.after
+    assert [path.name for path in real.parent.glob("*.bak")] == ["config.toml.20261122-231500.bak"]
+    (tmp_path / "config.toml").unlink()
+    (tmp_path / "config.toml").symlink_to("config.toml")
+    with connect(tmp_path) as folder, pytest.raises(SetupError, match="leads nowhere"):
+        config.write(folder, change, NOW)
+
+
+@posix
+@pytest.mark.parametrize("mode", [0o640, 0o664, 0o600])
+def test_the_mode_stays(mode: int, change: config.Change, tmp_path: Path) -> None:
+    real = tmp_path / "real"
+    (real / "config.toml").chmod(mode)
+    with connect(real) as folder:
+        config.write(folder, change, NOW)
+    assert {path.name: path.stat().st_mode & 0o777 for path in real.iterdir()} == {
+        "config.toml": mode,
+        "config.toml.20261122-231500.bak": mode,
+    }
+
+
+def test_a_file_that_is_read_only_is_refused(change: config.Change, tmp_path: Path) -> None:
+    real = tmp_path / "real"
+    (real / "config.toml").chmod(0o444)
+    try:
+        with connect(real) as folder, pytest.raises(SetupError, match="is read-only"):
+            config.write(folder, change, NOW)
+        assert [path.name for path in real.iterdir()] == ["config.toml"]
+        assert (real / "config.toml").read_bytes() == FULL.encode()
+    finally:
+        (real / "config.toml").chmod(0o644)
+
+
+@posix
+def test_a_write_that_fails_leaves_nothing_behind(change: config.Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = tmp_path / "real"
+    moved = config.replace_local
+
+    def full(old: Path, new: Path) -> None:
+        if new.name == "config.toml":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        moved(old, new)
+
+    monkeypatch.setattr(config, "replace_local", full)
+    with connect(real) as folder, pytest.raises(StorageError, match="full"):
+        config.write(folder, change, NOW)
+    assert [path.name for path in real.iterdir()] == ["config.toml"]
+    assert (real / "config.toml").read_bytes() == FULL.encode()
 
 
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:

@@ -85,6 +85,21 @@ def test_a_file_that_is_not_understood_is_left_alone(tmp_path: Path, capsys: Any
     assert written(tmp_path) == {"config.toml": b"[[site]\n"}
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links and modes as Linux has them")
+def test_a_linked_config_is_followed_and_a_read_only_one_refused_in_a_dry_run_too(tmp_path: Path, capsys: Any) -> None:
+    real = tmp_path / "real.toml"
+    real.write_text("# ours\n")
+    (tmp_path / "config.toml").symlink_to(real)
+    command = ["config", "--file", str(tmp_path / "config.toml"), "--site", "nbcc", "--serial", "4299", "--address"]
+    assert main([*command, "192.168.17.40"]) == 0
+    assert f"{real}: changed." in capsys.readouterr().out
+    assert (tmp_path / "config.toml").is_symlink()
+    assert "4299" in real.read_text()
+    real.chmod(0o444)
+    assert main([*command, "192.168.17.41", "--dry-run"]) == 1
+    assert "real.toml is read-only" in capsys.readouterr().err
+
+
 @pytest.fixture
 def embed(tmp_path: Path) -> Path:
     path = tmp_path / "python-3.12.4-embed-amd64.zip"
@@ -124,6 +139,7 @@ def test_a_bundle_as_a_folder_and_as_a_zip(tmp_path: Path, embed: Path, capsys: 
         (["services", "--kind", "nssm", "--out", "x", "--records", "D:\\r", "--serial", "4299"], "belong together"),
         (["services", "--kind", "nssm", "--out", "x", "--records", "D:\\r", "--linac", "4299"], "SERIAL=ADDRESS"),
         (["services", "--kind", "nssm", "--out", "x", "--serial", "4299", "--address", "a"], "--records"),
+        (["services", "--kind", "nssm", "--out", "x", "--records", "D:\\r", "--linac", "4299=192.168.17.4O"], "not an address"),
         (["services", "--kind", "systemd", "--out", "x", *SITE], "not an absolute path of Linux"),
         (["bundle", *SITE, "--out", "x"], "--python-embed"),
         (["bundle", *SITE, "--out", "x", "--python-embed", "/nowhere.zip"], "cannot be read"),

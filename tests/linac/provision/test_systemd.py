@@ -101,7 +101,11 @@ def test_the_listener_gets_the_words_that_were_meant(records: str) -> None:
     unit = systemd_files(services(records=records))["icom-listening-9183.service"].decode()
     [line] = [line for line in unit.splitlines() if line.startswith("ExecStart=")]
     python, *rest = words(line.removeprefix("ExecStart="))
-    assert python == "/opt/linac-flows/.venv/bin/python3"
+    assert python == "/usr/bin/python3"
+    assert 'Environment="PYTHONPATH=/opt/linac-listener/program"\n' in unit  # a bundle's folder
+    own = systemd_files(services(records=records, python="/opt/linac-flows/.venv/bin"))["icom-listening-9183.service"].decode()
+    assert "ExecStart=/opt/linac-flows/.venv/bin/python3 " in own
+    assert "PYTHONPATH" not in own
     command = [
         "listen",
         "192.168.17.41",

@@ -182,6 +182,48 @@ def test_the_account_is_asked_for_and_its_password_is_in_no_file(windows: Any, f
         assert path.is_dir() or PASSWORD.encode() not in path.read_bytes()
 
 
+@pytest.mark.parametrize("checked", [True, False], ids=["PowerShell looks", "cmd.exe alone"])
+@pytest.mark.parametrize("password", ['p"s & echo PWNED > pwn.txt & rem ', '^"" | echo PWNED>pwn.txt'])
+def test_a_password_that_ends_its_quotation_marks_is_refused_and_never_run(
+    password: str, checked: bool, windows: Any, tmp_path: Path
+) -> None:
+    put(tmp_path, services())
+    (windows.tools / "password").write_text(password)
+    if not checked:
+        (windows.tools / "refuse-unsafe").touch()
+    done = windows.batch(tmp_path / "services-install.bat", answers="HOSPITAL\\icom-recorder\n")
+    assert done.returncode == 1, done.stdout
+    assert "services.msc" in done.stdout
+    assert "Installed." not in done.stdout
+    told = settings(windows.calls(), "icom_listening_4299")
+    assert "ObjectName" not in told
+    assert told["Start"] == ["SERVICE_AUTO_START"]
+    assert not (tmp_path / "pwn.txt").exists()
+    assert "PWNED" not in done.stdout
+
+
+@pytest.mark.parametrize("password", ["ends in \\", "Größe"])
+def test_a_password_that_would_not_arrive_as_it_is_is_refused(password: str, windows: Any, tmp_path: Path) -> None:
+    put(tmp_path, services())
+    (windows.tools / "password").write_text(password, encoding="cp1252")
+    done = windows.batch(tmp_path / "services-install.bat", answers="HOSPITAL\\icom-recorder\n")
+    assert done.returncode == 1, done.stdout
+    assert "services.msc" in done.stdout
+    assert "ObjectName" not in settings(windows.calls(), "icom_listening_4299")
+
+
+def test_an_accounts_name_with_a_quotation_mark_is_refused_and_never_run(windows: Any, tmp_path: Path) -> None:
+    put(tmp_path, services())
+    (windows.tools / "password").write_text(PASSWORD)
+    done = windows.batch(tmp_path / "services-install.bat", answers='x" & echo PWNED > pwn.txt & rem \n')
+    assert done.returncode == 1, done.stdout
+    assert "no quotation mark" in done.stdout
+    calls = windows.calls()
+    assert {call[0] for call in calls} == {"nssm"}
+    assert "ObjectName" not in settings(calls, "icom_listening_4299")
+    assert not (tmp_path / "pwn.txt").exists()
+
+
 def test_of_an_account_that_is_known_only_the_password_is_asked_for(windows: Any, tmp_path: Path) -> None:
     put(tmp_path, services(log_on="HOSPITAL\\icom recorder$"))
     (windows.tools / "password").write_text(PASSWORD)
@@ -333,3 +375,39 @@ def test_tunnels_to_several_linacs_may_end_at_one_computer() -> None:
 def test_serials_and_addresses_hold_nothing_that_a_batch_file_could_mistake(serial: str, address: str) -> None:
     with pytest.raises(SetupError):
         Listening(serial, address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *(
+            "192.168.17.4O",
+            "192.168.17.400",
+            "192.168.17",
+            "4299",
+            "192.168.17.40.1",
+            "192.168..40",
+            "192.168.17.O4",
+            "192.168.1O.4O",
+        ),
+        *(
+            "192.168.l7.40",
+            "192.168.17.40:1706",
+            "192.168.17,40",
+            "192.168.17.40.",
+            "nss..nbcc",
+            "-nss",
+            "fe80::g",
+            "fe80::1%a&b",
+            " ",
+        ),
+    ],
+)
+def test_a_mistyped_address_is_refused(address: str) -> None:
+    with pytest.raises(SetupError, match="is not an address"):
+        Listening("4299", address)
+
+
+@pytest.mark.parametrize("address", ["192.168.17.40", "::1", "fe80::1", "nss-4299", "nss_4299.nbcc.example", "4299-nss.4th.nbcc"])
+def test_addresses_and_names_are_accepted(address: str) -> None:
+    assert Listening("4299", address).address == address
