@@ -56,7 +56,7 @@ def block_name(serial: str) -> str:
     return "linac-" + serial.lower().replace("_", "-")
 
 
-ENERGY_PATTERN = re.compile(r"\d{1,2}( ?(MV|MeV|FFF|MV FFF))?", re.IGNORECASE)
+ENERGY_PATTERN = re.compile(r"[1-9]\d?( ?(MV|MeV|FFF|MV FFF))?", re.IGNORECASE)
 
 
 class Service(Enum):
@@ -77,7 +77,13 @@ def checked_energy(energy: str) -> str:
 
 def checked_host(host: str) -> str:
     """A computer's name without blanks around it, or empty. Raises `ValueError` where it is no name."""
-    return checked_address(host) if host.strip() else ""
+    if not host.strip():
+        return ""
+    try:
+        return checked_address(host)
+    except ValueError:
+        text = "A capture host is a computer's name such as nbccc-capture, or its IP address such as 192.168.17.10."
+        raise ValueError(text) from None
 
 
 Energy = Annotated[str, AfterValidator(checked_energy)]

@@ -22,6 +22,7 @@ from tasks.forms import (
     AliasField,
     BackupField,
     CredentialsField,
+    DoneByField,
     DryRunField,
     EnergiesField,
     GatewayField,
@@ -60,6 +61,7 @@ def add_linac(
     icom_port: PortField = ICOM_PORT,
     nss_gateway: GatewayField = "",
     nss_port: SmbPortField = 445,
+    done_by: DoneByField = "",
     dry_run: DryRunField = False,
 ) -> State[None]:
     """Put a linac into service.
@@ -88,6 +90,8 @@ def add_linac(
         nss_gateway: Name of the SSH gateway block through which the NSS's shares are reached, for example nbcc-gateway. Leave it
             empty where they can be reached directly.
         nss_port: Port of the NSS's shares, which is 445 on every real NSS; another one where a tunnel leads there.
+        done_by: Name or initials of the person who adds the linac, which is printed on the commissioning record. Left empty, the
+            record names the account of the worker only.
         dry_run: Check everything and show the plan with all differences, but change nothing.
     """
     linac = make_linac(
@@ -105,7 +109,7 @@ def add_linac(
         iview_alias=iview_alias,
         service_folder=service_folder,
     )
-    record = Record(linac, dry_run)
+    record = Record(linac, dry_run, done_by)
     try:
         record.checklist = make_checklist(linac, steadiness_seconds)
         record.plan = make_plan(linac, site)
@@ -117,7 +121,7 @@ def add_linac(
                 record.chain.append(wait_for_session(linac, wait_for_session_minutes))
             if not record.waiting:
                 record.linac = put_into_service(linac)
-        return Completed(message=record.verdict().replace("**", ""))
+        return Completed(message=f"{record.verdict()} The record is the artifact {record.key}.".replace("**", ""))
     except BaseException as error:
         record.note_failure(error)
         raise

@@ -18,6 +18,7 @@ from tasks.forms import DryRunField, SerialField
 from tasks.plan import carry_out_all, refuse_problems, summary
 from tasks.provision import load_linac
 from tasks.record import report_removed, told
+from tasks.reports import artifact_key
 from tasks.steps import kept, make_removal_plan
 
 
@@ -37,7 +38,10 @@ def remove_linac(serial: SerialField, dry_run: DryRunField = False) -> State[Non
         refuse_problems(plan)
         if not dry_run:
             carry_out_all(plan, done)
-        return Completed(message=summary(plan) if dry_run else f"Linac {serial} is out of service; its records are kept.")
+        if dry_run:
+            shown = f"The plan is in the artifact {artifact_key('remove-linac', linac.serial)}."
+            return Completed(message=f"{summary(plan)} Nothing was changed. {shown}")
+        return Completed(message=f"Linac {serial} is out of service; its records are kept.")
     except BaseException as error:
         problem = told(error)
         raise

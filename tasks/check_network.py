@@ -25,6 +25,9 @@ CLOCK_FINE_SECONDS = 30.0
 CLOCK_FAR_SECONDS = 120.0
 """A TRF's time is compared with the record-and-verify system's within 240 s either way (facts-site.md): half of it is far."""
 
+CLOCK_NEAR_SECONDS = 300.0
+"""A clock that drifted by so much, and is whole or half hours off besides, is still more likely in another time zone."""
+
 
 def look(linac: Linac, seconds: float) -> Seen:
     """Watch the linac for so many seconds: address, port, messages, steadiness, clock."""
@@ -97,11 +100,12 @@ def clock(linac: Linac, arrivals: Sequence[Arrival]) -> Check:
     if abs(ahead) <= CLOCK_FINE_SECONDS:
         return passed(name, seen)
     half_hours = round(ahead / 1800)
-    if half_hours and abs(ahead - half_hours * 1800) <= CLOCK_FAR_SECONDS:
+    if half_hours and abs(ahead - half_hours * 1800) <= CLOCK_NEAR_SECONDS:
+        nearly = "" if abs(ahead - half_hours * 1800) <= CLOCK_FINE_SECONDS else "nearly "
         return warned(
             name,
-            f"{seen} That is {abs(half_hours) / 2:g} h: the Site block's time zone is probably wrong, or one of the two does not "
-            "change to daylight saving time.",
+            f"{seen} That is {nearly}{abs(half_hours) / 2:g} h: the Site block's time zone is probably wrong, or one "
+            "of the two does not change to daylight saving time.",
         )
     advice = "Have the clock of the linac or of this computer set"
     if abs(ahead) > CLOCK_FAR_SECONDS:

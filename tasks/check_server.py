@@ -15,7 +15,7 @@ def others(linac: Linac) -> Seen:
 
 
 def unique(linac: Linac, in_service: list[Linac]) -> Check:
-    """No other linac has this one's serial or address."""
+    """No other linac has this one's serial, address or, in the same iView database, alias."""
     name = "Other linacs"
     for other in in_service:
         if other.serial == linac.serial:
@@ -26,15 +26,27 @@ def unique(linac: Linac, in_service: list[Linac]) -> Check:
             return failed(
                 name, f"Linac {other.serial} in service has the address {linac.address} already. One of the two is wrong."
             )
+        if linac.iview_alias and _alias(other) == _alias(linac):
+            return failed(
+                name,
+                f"Linac {other.serial} in service has the iView alias {other.iview_alias} already. Give each its own: "
+                "the images of one would be taken for the other's.",
+            )
     before = next((other for other in in_service if other.serial == linac.serial), None)
     count = len(in_service) - (before is not None)
-    seen = f"{count} in service, none with this serial or address." if count else "None in service."
+    seen = f"{count} in service, none with this serial, address or iView alias." if count else "None in service."
     if before is None:
         return passed(name, seen)
     if (before.address.lower(), before.port) != (linac.address.lower(), linac.port):
         was = f"It is in service already, at {before.address} port {before.port}"
         return warned(name, f"{was}: this changes its address. Is it really the same machine?")
     return passed(name, f"{seen} It is in service itself already.")
+
+
+def _alias(linac: Linac) -> tuple[str, str]:
+    """A linac's name in the iView's database, and whose that is: two databases may each know a linac by the same name."""
+    site = linac.site
+    return linac.iview_alias.strip().lower(), (site.iview.path if site.iview is not None else site.name).lower()
 
 
 def listener(linac: Linac) -> Check:

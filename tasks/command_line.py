@@ -6,17 +6,23 @@ that the two cannot differ.
 
 import argparse
 import json
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
 from prefect import Flow
+from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.settings import PREFECT_API_URL
 
 from linac.errors import LinacError, SetupError
 
 HEALTH_SECONDS = 5.0
+
+REPEATS = ("Finished in state Failed(", "Parameter validation failed", "Validation of flow parameters failed")
+"""How lines of Prefect's begin that tell what is said better at the end."""
 
 
 def parser(flow: Flow[..., Any]) -> argparse.ArgumentParser:
@@ -48,7 +54,8 @@ def run_from_command_line(flow: Flow[..., Any], arguments: Sequence[str] | None 
     answers = vars(parser(flow).parse_args(arguments))
     try:
         need_server()
-        flow(**answers)
+        with without_tracebacks():
+            flow(**answers)
     except LinacError as error:
         print(f"\n{error}", file=sys.stderr)  # noqa: T201
         return 1
@@ -60,6 +67,25 @@ def run_from_command_line(flow: Flow[..., Any], arguments: Sequence[str] | None 
     return 0
 
 
+@contextmanager
+def without_tracebacks() -> Iterator[None]:
+    """On the terminal, an error of ours is the sentence alone; the run's log on the server keeps the traceback."""
+    consoles = [handler for handler in logging.getLogger().handlers if isinstance(handler, PrefectConsoleHandler)]
+    for handler in consoles:
+        handler.addFilter(_worth_showing)
+    try:
+        yield
+    finally:
+        for handler in consoles:
+            handler.removeFilter(_worth_showing)
+
+
+def _worth_showing(record: logging.LogRecord) -> bool:
+    """Not the traceback of an error of ours, nor what repeats its text: its sentence is printed at the end."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, LinacError) and not record.getMessage().startswith(REPEATS)
+
+
 def need_server() -> None:
     """Raise `SetupError` unless the Prefect server answers: without one Prefect would start a short-lived one of its own."""
     url = PREFECT_API_URL.value()
@@ -68,7 +94,10 @@ def need_server() -> None:
     try:
         httpx.get(f"{url}/health", timeout=HEALTH_SECONDS, trust_env=False).raise_for_status()
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise SetupError(f"No Prefect server answers at {url}. Start it in another window with `python run.py serve`.") from error
+        raise SetupError(
+            f"No Prefect server answers at {url}. Start it in another window with `python run.py serve`. If it runs at another "
+            "port, as after `serve --port 4201`, set the environment variable PREFECT_API_URL to http://127.0.0.1:4201/api here."
+        ) from error
 
 
 def _kind(facts: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,9 @@ from tasks.provision import load_credentials, load_gateway, load_site
 
 NAME = r"^\s*[a-z0-9]+(-[a-z0-9]+)*\s*$"
 
+ENERGY = r"^\s*[1-9][0-9]?\s*([Mm][Vv]|[Mm][Ee][Vv]|([Mm][Vv]\s+)?[Ff][Ff][Ff])?\s*$"
+"""What blocks.linac.checked_energy takes, for forms, whose patterns know no "either case"."""
+
 
 def titled(title: str, **more: Any) -> Any:
     """A field that the form shows under this title."""
@@ -31,7 +34,7 @@ GatewayField = Annotated[str, titled("SSH gateway to the NSS", pattern=f"^$|{NAM
 BackupField = Annotated[str, titled("Backup folder of the NSS")]
 ServiceField = Annotated[Service, titled("Recording kept running by")]
 HostField = Annotated[Host, titled("Capture host")]
-EnergiesField = Annotated[list[Energy], titled("Energies")]
+EnergiesField = Annotated[list[Annotated[Energy, titled("Energy", pattern=ENERGY)]], titled("Energies")]
 AliasField = Annotated[str, Field(max_length=64), titled("iView alias")]
 ServiceFolderField = Annotated[str, titled("Folder for service files")]
 SteadinessField = Annotated[int, Field(ge=1, le=3600), titled("Watch the network for (seconds)")]
@@ -39,6 +42,7 @@ WaitField = Annotated[int, Field(ge=0, le=3600), titled("Wait for first messages
 SessionField = Annotated[int, Field(ge=0, le=600), titled("Wait for first session (minutes)")]
 PortField = Annotated[Port, titled("iCom port")]
 SmbPortField = Annotated[Port, titled("SMB port of the NSS")]
+DoneByField = Annotated[str, Field(max_length=80), titled("Done by")]
 DryRunField = Annotated[bool, titled("Dry run")]
 ListField = Annotated[str, Field(min_length=1), titled("File with the linacs")]
 DefaultSiteField = Annotated[str, titled("Site", pattern=f"^$|{NAME}")]

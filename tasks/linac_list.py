@@ -42,8 +42,8 @@ class Result:
 def read_list(file: str, site: str, schema: ParameterSchema, dry_run: bool) -> list[dict[str, Any]]:
     """The answers to add-linac's form for each linac of the file, in its order.
 
-    Raises `SetupError` for a file that cannot be read, a field that the form does not have, and a serial or address given twice:
-    then nothing is done for any of them.
+    Raises `SetupError` for a file that cannot be read, fields that the form does not have, and a serial, address or iView alias
+    given twice: all mistakes at once, and nothing is done for any linac.
     """
     path = Path(file.strip().strip('"'))
     try:
@@ -76,18 +76,28 @@ def rows_of_csv(text: str, schema: ParameterSchema) -> list[dict[str, Any]]:
     """The lines of a CSV file, with the fields' names in its first. Commas, semicolons or tabs separate. Raises `SetupError`."""
     head = text.splitlines()[0] if text.strip() else ""
     separator = max(",;\t", key=head.count)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    mistakes: list[str] = []
     for number, row in enumerate(csv.DictReader(io.StringIO(text), delimiter=separator), start=2):
         if None in row:
-            raise SetupError(f"Line {number} of the list has more cells than its first line has names.")
+            mistakes.append(f"Line {number} of the list has more cells than its first line has names.")
+            continue
         filled = {name.strip(): value.strip() for name, value in row.items() if value and value.strip()}
+        typed = {}
+        for name, value in filled.items():
+            try:
+                typed[name] = _typed(name, value, schema, number, separator)
+            except SetupError as error:
+                mistakes.append(str(error))
         if filled:
-            rows.append({name: _typed(name, value, schema, number, separator) for name, value in filled.items()})
+            rows.append(typed)
+    if mistakes:
+        raise SetupError(" ".join(mistakes))
     return rows
 
 
 def _typed(name: str, value: str, schema: ParameterSchema, number: int, separator: str) -> Any:
-    """A cell as the form wants it."""
+    """A cell as the form wants it. Raises `SetupError`."""
     kind = schema.properties.get(name, {}).get("type")
     if kind == "integer":
         if not value.isdecimal():
@@ -104,28 +114,42 @@ def _typed(name: str, value: str, schema: ParameterSchema, number: int, separato
 
 
 def checked(rows: list[dict[str, Any]], site: str, schema: ParameterSchema, dry_run: bool) -> list[dict[str, Any]]:
-    """The rows with what holds for all of them. Raises `SetupError` for the first that cannot be right."""
+    """The rows with what holds for all of them. Raises `SetupError` with everything in any row that cannot be right."""
     if not rows:
         raise SetupError("The list names no linac. Each needs at least a serial, an address and a site.")
-    answers = []
+    answers, mistakes, unknown = [], [], False
     for number, row in enumerate(rows, start=1):
         whose = f"Linac {number} of the list ({row.get('serial', 'no serial')})"
         strangers = sorted(set(row) - set(schema.properties))
-        if strangers:
-            raise SetupError(f"{whose} has a field {strangers[0]!r}. The fields are {', '.join(schema.properties)}.")
+        unknown = unknown or bool(strangers)
+        mistakes += [f"{whose} has a field {stranger!r}." for stranger in strangers]
         answer = {**({"site": site} if site else {}), **row, **({"dry_run": True} if dry_run else {})}
-        missing = [name for name in schema.required or [] if not answer.get(name)]
-        if missing:
-            raise SetupError(f"{whose} has no {missing[0]}.")
+        mistakes += [f"{whose} has no {name}." for name in schema.required or [] if not answer.get(name)]
         answers.append(answer)
-    for name in ("serial", "address"):
-        values = [(str(answer[name]).lower(), answer.get("icom_port") if name == "address" else None) for answer in answers]
-        twice = next(
-            (value for value, _ in values if [item[0] for item in values].count(value) > 1 and len(set(values)) < len(values)), ""
-        )
-        if twice:
-            raise SetupError(f"Two linacs of the list have the {name} {twice}. Correct one of them.")
+    if unknown:
+        mistakes.append(f"The fields are {', '.join(schema.properties)}.")
+    mistakes += [f"Two linacs of the list have the {name} {value}. Correct one of them." for name, value in given_twice(answers)]
+    if mistakes:
+        raise SetupError(" ".join(mistakes))
     return answers
+
+
+UNIQUE = {"serial": (), "address": ("icom_port",), "iview_alias": ("site",)}
+"""What no two linacs may share, unless they differ in what stands behind it."""
+
+
+def given_twice(answers: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Names and values of what two linacs have alike and must not.
+
+    >>> given_twice([{"serial": "1", "address": "a"}, {"serial": "2", "address": "A"}])
+    [('address', 'a')]
+    """
+    found = []
+    for name, unless in UNIQUE.items():
+        values = [(str(item[name]).lower(), [item.get(other) for other in unless]) for item in answers if item.get(name)]
+        twice = dict.fromkeys(value for value, other in values if values.count((value, other)) > 1)
+        found += [(name, value) for value in twice]
+    return found
 
 
 def _short(result: Result) -> str:

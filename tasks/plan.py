@@ -4,6 +4,7 @@ Every step looks at what is there and says what would change; one with nothing t
 empty the second time, and one that was cut off half-way is finished by making and carrying it out again.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from linac.errors import LinacError, SetupError
 
 MADE, KEPT = "made", "is as it should be"
+PARTICIPLE = re.compile(r"(made|\w+ed)\b")
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,18 @@ class Step:
 
     @property
     def told(self) -> str:
-        """The step's line in a report."""
-        return self.problem or self.change or KEPT
+        """The step's line in a plan: what is still to be done, not what was.
+
+        >>> Step("Block", "made").told
+        'to be made'
+        >>> Step("Recording", "icom-capture/4299 is started").told
+        'to be done: icom-capture/4299 is started'
+        """
+        if self.problem:
+            return f"cannot be done. {self.problem}"
+        if not self.change:
+            return KEPT
+        return f"{'to be' if PARTICIPLE.match(self.change) else 'to be done:'} {self.change}"
 
 
 def planned(name: str, work_out: Callable[[], Step]) -> Step:

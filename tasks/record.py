@@ -29,11 +29,13 @@ SIGNS = {Outcome.PASS: "✅ pass", Outcome.WARN: "⚠️ warn", Outcome.FAIL: "�
 class Record:
     """What one run of add-linac found and did, noted as it goes on, so that it is complete wherever the run ends.
 
-    `error`: why it stopped; `waiting`: what others have to do before the linac is in service.
+    `done_by`: the person, as the form says it; `error`: why it stopped; `waiting`: what others have to do before the linac is in
+    service.
     """
 
     linac: Linac
     dry_run: bool = False
+    done_by: str = ""
     checklist: Checklist = field(default_factory=Checklist)
     plan: list[Step] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
@@ -52,9 +54,15 @@ class Record:
         return artifact_key("add-linac", self.linac.serial)
 
     @property
+    def hindrances(self) -> list[tuple[str, str]]:
+        """What stands in the way of carrying the plan out: the check or step, and why."""
+        checks = [(check.name, check.seen) for check in self.checklist.failed]
+        return checks + [(step.name, step.problem) for step in self.plan if step.problem]
+
+    @property
     def problems(self) -> list[str]:
-        """What stands in the way of carrying the plan out."""
-        return [check.seen for check in self.checklist.failed] + [step.problem for step in self.plan if step.problem]
+        """Why the plan cannot be carried out."""
+        return [why for _, why in self.hindrances]
 
     def refuse_if_anything_is_wrong(self) -> None:
         """Raise `SetupError` if a check failed or a step cannot be done: then nothing is changed at all."""
@@ -69,13 +77,13 @@ class Record:
         """The record's first lines: where this linac stands, and what to do next."""
         serial = self.linac.serial
         if self.problems and not self.done:
-            return "**Not added.** Mend what failed below, then run add-linac again. Nothing was changed."
+            return f"**Not added.** Nothing was changed. Mend this, then run add-linac again:\n\n{listed(self.hindrances)}"
         if self.error:
             return f"**Not finished.** {plain(self.error)} What is listed as done stays; run add-linac again to go on from there."
         if self.dry_run:
             return (
-                f"**Dry run.** Every check went well enough to add it. {summary(self.plan)} The plan is below; nothing was "
-                "changed. Run it again without dry run."
+                f"**Dry run.** Every check went well enough to add it. {summary(self.plan)} Nothing was changed; the record "
+                "has the plan. Run it again without dry run."
             )
         if self.waiting:
             return f"**Prepared, not yet in service.** {self.waiting}"
@@ -87,10 +95,12 @@ class Record:
 
     def text(self) -> str:
         """The whole record, as Markdown. No patient and no secret in it."""
-        parts = [f"# Linac {self.linac.serial}: commissioning record", self.verdict(), _who(self.began)]
+        parts = [f"# Linac {self.linac.serial}: commissioning record", self.verdict(), _who(self.began, self.done_by)]
         parts += checklist_parts(self.checklist)
         if self.plan:
-            title = "## Plan" if self.dry_run or not self.done else "## Plan, carried out as listed under Done"
+            title = "## Plan, carried out as listed under Done" if self.done else "## Plan"
+            if self.problems and not self.done:
+                title = "## Plan, of which nothing was carried out"
             parts += [title, summary(self.plan), listed((step.name, step.told) for step in self.plan)]
             parts += [_folded(step) for step in changes(self.plan) if step.diff]
         if self.done:
@@ -210,12 +220,13 @@ def _ticks(text: str) -> list[str]:
     return runs
 
 
-def _who(began: datetime) -> str:
-    """Who ran it, when, where, with which versions."""
+def _who(began: datetime, done_by: str = "") -> str:
+    """Who ran it, when, where, with which versions. The account is the worker's; only the form knows the person."""
+    account = f"{_user()} on {socket.gethostname()}"
     rows = [
         ("When", f"{began:%Y-%m-%d %H:%M:%S} UTC"),
         ("Run", run_name()),
-        ("By", f"{_user()} on {socket.gethostname()}"),
+        ("By", f"{done_by.strip()}, under the account {account}" if done_by.strip() else account),
         (
             "With",
             f"linac-flows {own_version()}, Prefect {prefect_version}, Python {platform.python_version()}, {platform.platform()}",

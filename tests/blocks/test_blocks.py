@@ -61,6 +61,11 @@ class TestLinac:
         linac = Linac(serial=" 4299 ", address=address, site=site, backup=site.records)
         assert (linac.serial, linac.address, linac.port) == ("4299", address.strip(), 1706)
 
+    @pytest.mark.parametrize("host", ["bad host!", "192.168.17", "-"])
+    def test_a_capture_host_is_refused_in_words_of_its_own(self, host: str, site: Site) -> None:
+        with pytest.raises(ValidationError, match="A capture host is a computer's name"):
+            Linac(serial="4299", address="10.0.0.1", site=site, backup=site.records, capture_host=host)
+
     def test_its_block_is_named_by_its_serial(self) -> None:
         assert block_name("4299") == "linac-4299"
 

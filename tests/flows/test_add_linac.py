@@ -136,7 +136,7 @@ class TestAdding:
         assert not lab.spool.exists()
         report = record(lab)
         assert "**Dry run.**" in report
-        assert f"- **Deployment icom-capture/{lab.serial}**: made" in report
+        assert f"- **Deployment icom-capture/{lab.serial}**: to be made" in report
         assert "## Done" not in report
 
     def test_a_linac_that_has_moved_is_recorded_at_its_new_address_only(self, lab: "Lab") -> None:

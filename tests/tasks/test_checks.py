@@ -163,6 +163,8 @@ class TestClock:
             (timedelta(minutes=-7), WARN, "beyond 4 minutes"),
             (timedelta(hours=-1, seconds=3), WARN, "That is 1 h: the Site block's time zone is probably wrong"),
             (timedelta(hours=-6, minutes=-30), WARN, "That is 6.5 h"),
+            (timedelta(hours=1, minutes=4), WARN, "That is nearly 1 h: the Site block's time zone is probably wrong"),
+            (timedelta(minutes=45), WARN, "beyond 4 minutes"),
         ],
     )
     def test_differences(self, make: Callable[..., Linac], ahead: timedelta, outcome: Outcome, words: str) -> None:
@@ -390,6 +392,18 @@ class TestOthers:
         assert "too much like it" in check_server.unique(make("Versa-HD"), [make("versa_hd", address="10.0.0.1")]).seen
         moved = check_server.unique(mine, [make(address="10.0.0.1")])
         assert (moved.outcome, "changes its address" in moved.seen) == (WARN, True)
+
+    def test_iview_aliases_are_one_linacs_only_in_one_database(self, make: Callable[..., Linac], tmp_path: Path) -> None:
+        def other(**more: Any) -> Linac:
+            return make("2619", address="10.0.0.1", **more)
+
+        mine = make(iview_alias="4299_iView")
+        clash = check_server.unique(mine, [other(iview_alias="4299_iview ")])
+        assert (clash.outcome, "Linac 2619 in service has the iView alias" in clash.seen) == (FAIL, True)
+        assert check_server.unique(mine, [other(iview_alias="2619_iView"), make(iview_alias="4299_iView")]).outcome is PASS
+        assert check_server.unique(make(), [other()]).outcome is PASS, "no alias is nobody's"
+        elsewhere = other(iview_alias="4299_iView", site_iview=Share(path=str(tmp_path / "iview")))
+        assert check_server.unique(mine, [elsewhere]).outcome is PASS
 
     def test_another_listener_of_ours_on_this_computer_is_found(self, make: Callable[..., Linac], tmp_path: Path) -> None:
         from linac.capture import control

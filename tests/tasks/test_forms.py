@@ -1,11 +1,13 @@
 """The linac that the answers of a form make."""
 
+import re
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 
 from blocks import Linac, Share, Site, SmbCredentials, SshGateway
+from blocks.linac import checked_energy
 from tasks import forms
 from tasks.steps import differences, facts
 
@@ -34,6 +36,30 @@ def test_four_answers_do_for_a_linac_as_elekta_delivers_it() -> None:
     assert made.backup.credentials is not None
     assert made.backup.credentials.username == "icomreader"
     assert made.backup.gateway is None
+
+
+@pytest.mark.parametrize(
+    ("energy", "good"),
+    [(energy, True) for energy in ("6", " 10 FFF", "6 MeV", "15MV", "10 mv fff", "18 ")]
+    + [(energy, False) for energy in ("six", "", "0", "6X", "100", "6, 10", "6 10", "FFF")],
+)
+def test_the_form_takes_the_energies_that_the_linac_takes(energy: str, good: bool) -> None:
+    assert bool(re.search(forms.ENERGY, energy)) is good
+    assert taken(energy) is good
+
+
+def taken(energy: str) -> bool:
+    try:
+        checked_energy(energy)
+    except ValueError:
+        return False
+    return True
+
+
+def test_the_pattern_of_an_energy_is_in_the_form() -> None:
+    from flows.add_linac import add_linac
+
+    assert add_linac.parameters.properties["energies"]["items"]["pattern"] == forms.ENERGY
 
 
 def test_the_backups_of_a_linac_at_another_site_come_through_its_gateway() -> None:

@@ -97,6 +97,35 @@ def test_mistakes(tmp_path: Path, schema: ParameterSchema, name: str, text: str,
         read_list(write(tmp_path, name, text), "", schema, False)
 
 
+def test_all_mistakes_are_told_at_once(tmp_path: Path, schema: ParameterSchema) -> None:
+    text = "serial,address,site,colour\n1,a,x,\n1,b,,\n3,A,x,red\n4,,x,\n"
+    with pytest.raises(SetupError) as caught:
+        read_list(write(tmp_path, "l.csv", text), "", schema, False)
+    for words in ("Linac 2 of the list (1) has no site.", "Linac 3 of the list (3) has a field 'colour'.", "(4) has no address."):
+        assert words in str(caught.value)
+    for words in ("have the serial 1.", "have the address a.", "The fields are serial, address"):
+        assert str(caught.value).count(words) == 1
+    text = "serial,address,site,icom_port,dry_run\n1,a,x,many,perhaps\n2,b,x,1,no,more\n"
+    with pytest.raises(SetupError, match=r"no number.*Write yes or no.*Line 3 of the list has more cells"):
+        read_list(write(tmp_path, "l.csv", text), "", schema, False)
+
+
+def test_an_iview_alias_is_one_linacs_only_at_a_site(tmp_path: Path, schema: ParameterSchema) -> None:
+    text = "serial,address,site,iview_alias\n1,a,x,Linac1\n2,b,{},linac1\n"
+    with pytest.raises(SetupError, match="have the iview_alias linac1"):
+        read_list(write(tmp_path, "l.csv", text.format("x")), "", schema, False)
+    assert len(read_list(write(tmp_path, "l.csv", text.format("y")), "", schema, False)) == 2
+
+
+def test_every_field_of_the_form_can_be_in_a_list(tmp_path: Path, schema: ParameterSchema) -> None:
+    text = "serial,address,site,nss_gateway,done_by\n1,a,x,nbcc-gateway,A. Miller\n"
+    (only,) = read_list(write(tmp_path, "l.csv", text), "", schema, False)
+    assert (only["nss_gateway"], only["done_by"]) == ("nbcc-gateway", "A. Miller")
+    text = "done_by = 'A. Miller'\n[[linac]]\nserial = 1\naddress = 'a'\nsite = 'x'\nnss_gateway = 'nbcc-gateway'\n"
+    (only,) = read_list(write(tmp_path, "l.toml", text), "", schema, False)
+    assert (only["nss_gateway"], only["done_by"]) == ("nbcc-gateway", "A. Miller")
+
+
 def test_two_linacs_behind_one_address_on_different_ports_are_two(tmp_path: Path, schema: ParameterSchema) -> None:
     text = "serial,address,site,icom_port\n1,hub,x,17061\n2,hub,x,17062\n"
     assert len(read_list(write(tmp_path, "l.csv", text), "", schema, False)) == 2

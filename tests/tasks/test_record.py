@@ -47,6 +47,24 @@ class TestVerdict:
         record = Record(linac, dry_run=True, plan=[planned("Deployment", impossible)])
         assert record.verdict().startswith("**Not added.**")
         assert record.problems == ["There is no such pool."]
+        assert "- **Deployment**: There is no such pool." in record.verdict(), "the reason stands at the top"
+
+    def test_nothing_is_called_made_that_was_not(self, linac: Linac, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "run_name", lambda: "add-linac-4299")
+        record = Record(linac, plan=[done([]), Step("Deployment", problem="There is no such pool.")])
+        for words in (
+            "## Plan, of which nothing was",
+            "**Block linac-4299**: to be made",
+            "cannot be done. There is no such pool.",
+        ):
+            assert words in record.text()
+        assert "linac-4299**: made" not in record.text()
+
+    def test_the_person_is_named_beside_the_account(self, linac: Linac, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "run_name", lambda: "add-linac-4299")
+        monkeypatch.setattr(module, "_user", lambda: "svc-prefect")
+        assert "- **By**: A. O'Müller, under the account svc-prefect on " in Record(linac, done_by=" A. O'Müller ").text()
+        assert "- **By**: svc-prefect on " in Record(linac).text()
 
     def test_in_service(self, linac: Linac) -> None:
         linac.in_service = date(2026, 11, 22)
