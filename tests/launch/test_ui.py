@@ -2,17 +2,15 @@
 
 import itertools
 import json
-import shutil
-import subprocess
 import time
 import urllib.parse
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import ClientConnection
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+from tests.launch import browser
+
 PAGES = [
     "/dashboard",
     "/runs",
@@ -27,45 +25,12 @@ PAGES += ["/automations", "/automations/create", "/artifacts", "/events", "/conc
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClientConnection]:
+def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClientConnection]:
     """A tab of a headless Chromium, over its DevTools protocol."""
-    if CHROMIUM is None:
+    if browser.CHROMIUM is None:
         pytest.skip("Chromium is not installed (Debian and Ubuntu: apt install chromium)")
-    profile = tmp_path_factory.mktemp("chromium")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-    flags += ["--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--remote-debugging-port=0"]
-    process = subprocess.Popen(
-        [CHROMIUM, *flags, f"--user-data-dir={profile}", "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        port = _wait_for_port(profile / "DevToolsActivePort", process)
-        with connect(_tab(port), max_size=None, proxy=None) as tab:
-            yield tab
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-def _wait_for_port(file: Path, process: "subprocess.Popen[bytes]") -> int:
-    until = time.monotonic() + 40
-    while time.monotonic() < until and process.poll() is None:
-        if file.exists() and file.read_text().strip():
-            return int(file.read_text().splitlines()[0])
-        time.sleep(0.2)
-    raise AssertionError("Chromium did not open its debugging port")
-
-
-def _tab(port: int) -> str:
-    import urllib.request
-
-    until = time.monotonic() + 20
-    while time.monotonic() < until:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json", timeout=10) as answer:
-            for target in json.load(answer):
-                if target["type"] == "page":
-                    return str(target["webSocketDebuggerUrl"])
-        time.sleep(0.2)
-    raise AssertionError("Chromium has no page")
+    with browser.opened(tmp_path_factory.mktemp("chromium")) as connection:
+        yield connection
 
 
 class Tab:
@@ -107,23 +72,23 @@ class Tab:
         return str(dict(result["result"])["value"])  # type: ignore[call-overload]
 
 
-def test_no_page_of_the_ui_calls_an_outside_host(browser: ClientConnection, prefect_server: str) -> None:
-    tab = Tab(browser)
+def test_no_page_of_the_ui_calls_an_outside_host(tab: ClientConnection, prefect_server: str) -> None:
+    seen = Tab(tab)
     ui = prefect_server.removesuffix("/api")
-    texts = {page: tab.visit(ui + page) for page in PAGES}
+    texts = {page: seen.visit(ui + page) for page in PAGES}
     assert "add-linac" in texts["/deployments"]
     assert "Linac" in texts["/blocks/catalog"]
-    assert len(tab.urls) > 50
+    assert len(seen.urls) > 50
     schemes = ("http", "https", "ws", "wss")
-    hosts = {urllib.parse.urlsplit(url).netloc for url in tab.urls.values() if urllib.parse.urlsplit(url).scheme in schemes}
+    hosts = {urllib.parse.urlsplit(url).netloc for url in seen.urls.values() if urllib.parse.urlsplit(url).scheme in schemes}
     assert hosts == {ui.removeprefix("http://")}
 
 
-def test_the_form_of_add_linac_asks_in_full_sentences(browser: ClientConnection, prefect_server: str) -> None:
+def test_the_form_of_add_linac_asks_in_full_sentences(tab: ClientConnection, prefect_server: str) -> None:
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
         deployment = client.read_deployment_by_name("add-linac/add-linac")
-    text = Tab(browser).visit(f"{prefect_server.removesuffix('/api')}/deployments/deployment/{deployment.id}/run", 5)
-    for words in ("serial", "address", "Hospital DNS IP address that the linac's NSS was given", "change nothing"):
+    text = Tab(tab).visit(f"{prefect_server.removesuffix('/api')}/deployments/deployment/{deployment.id}/run", 5)
+    for words in ("Serial number or unique name", "Hospital DNS IP address that the linac's NSS was given", "change nothing"):
         assert words in text
