@@ -25,6 +25,7 @@ from linac.capture.status import told_interruptions
 from linac.errors import LinacError
 from tasks.archiving import ROUND_SECONDS, Archiving
 from tasks.live import News, Rate, today_of
+from tasks.provision import asked_once
 from tasks.queryable import Queryable
 from tasks.reports import artifact_key, table
 
@@ -222,13 +223,14 @@ class _Follower:
     def show(self) -> None:
         """Keep the status artifact up to date; a Prefect server that is away must not disturb the recording."""
         try:
-            if self.artifact is None:
-                key = artifact_key("icom-capture", self.linac.serial)
-                description = f"State of the recording of linac {self.linac.serial}"
-                self.artifact = UUID(str(create_markdown_artifact(self.text(), key=key, description=description)))
-            else:
-                with get_client(sync_client=True) as client:
-                    client.update_artifact(self.artifact, ArtifactUpdate(data=self.text()))
+            with asked_once():
+                if self.artifact is None:
+                    key = artifact_key("icom-capture", self.linac.serial)
+                    description = f"State of the recording of linac {self.linac.serial}"
+                    self.artifact = UUID(str(create_markdown_artifact(self.text(), key=key, description=description)))
+                else:
+                    with get_client(sync_client=True) as client:
+                        client.update_artifact(self.artifact, ArtifactUpdate(data=self.text()))
         except Exception as error:
             self.log.warning("The status artifact could not be written: %s", type(error).__name__)
 
@@ -311,7 +313,7 @@ def _shown(moment: datetime | None) -> str:
 def _state_type(run_id: UUID) -> StateType | None:
     """The run's state on the server, or None where the server cannot be asked."""
     try:
-        with get_client(sync_client=True) as client:
+        with asked_once(), get_client(sync_client=True) as client:
             state = client.read_flow_run(run_id).state
     except Exception:
         return None

@@ -1,5 +1,6 @@
 """The blocks of sites and linacs, and the runs and schedules that go with them, by their names on the Prefect server."""
 
+from contextlib import AbstractContextManager
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -15,6 +16,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from blocks import Linac, Site, SmbCredentials, SshGateway, block_name, load, load_all
 from linac.errors import SetupError
@@ -58,6 +60,12 @@ def load_gateway(name: str) -> SshGateway:
     if gateway is None:
         raise SetupError(f"There is no SSH gateway block named {name!r}. Make it in Prefect's UI under Blocks.")
     return gateway
+
+
+def asked_once() -> AbstractContextManager[object]:
+    """Within it, a request to a server that is away fails at once. Prefect's client would try again for a minute, with pauses of
+    up to half a minute, in which a cancel would go unseen after the server's return."""
+    return temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0})
 
 
 def linacs_in_service(serial: str | None = None, site: str | None = None) -> list[Linac]:

@@ -22,7 +22,7 @@ from linac.capture.lock import EndpointLock
 from linac.errors import LinacError, SetupError
 from linac.transport.tunnels import Forward, ForwardStatus, Status, Tunnels, check_forwards
 from tasks.automations import automations
-from tasks.provision import load_site, read_deployment, unfinished_runs
+from tasks.provision import asked_once, load_site, read_deployment, unfinished_runs
 from tasks.reports import artifact_key, table
 
 FLOW = "site-tunnel"
@@ -186,7 +186,7 @@ class _Keeper:
                 key = artifact_key(FLOW, self.name)
                 self.artifact = UUID(str(create_markdown_artifact(text, key=key, description=f"Tunnels of {self.name}")))
             else:
-                with get_client(sync_client=True) as client:
+                with asked_once(), get_client(sync_client=True) as client:
                     client.update_artifact(self.artifact, ArtifactUpdate(data=text))
         except Exception as error:
             self.log.warning("The status artifact could not be written: %s", type(error).__name__)
@@ -253,7 +253,7 @@ def _shown(moment: datetime | None) -> str:
 def _state_type(run_id: UUID) -> StateType | None:
     """The run's state on the server, or None where the server cannot be asked."""
     try:
-        with get_client(sync_client=True) as client:
+        with asked_once(), get_client(sync_client=True) as client:
             state = client.read_flow_run(run_id).state
     except Exception:
         return None
