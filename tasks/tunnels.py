@@ -163,7 +163,8 @@ class _Keeper:
     def reload(self) -> None:
         """Take over what has changed in the blocks. What cannot be used is told, and the tunnels stay as they are."""
         try:
-            site = load_site(self.name)
+            with asked_once():
+                site = load_site(self.name)
             if _same(site, self.site):
                 return
             new = self._made(site)
