@@ -213,9 +213,8 @@ class SmbFolder(Folder):
             return None
         with self._link("look for", name) as link:
             try:
-                opened = messages.opened(
-                    _answers(link.chain(messages.open_file(self._at(name), messages.READ_ATTRIBUTES), messages.close()))[0]
-                )
+                look = messages.open_file(self._at(name), messages.READ_ATTRIBUTES)
+                opened = messages.opened(_twice(lambda: _answers(link.chain(look, messages.close())))[0])
             except StatusError as error:
                 if error.status in smb_errors.NOT_FOUND or error.status == smb_errors.NOT_A_FOLDER:
                     return None
@@ -237,7 +236,8 @@ class SmbFolder(Folder):
     def _open_to_read(self, link: Link, name: str) -> messages.Opened:
         """Others may read, write and remove the file meanwhile: it is theirs."""
         rights = messages.READ_DATA | messages.READ_ATTRIBUTES
-        return _patiently(lambda: messages.opened(link.call(messages.open_file(self._at(name), rights))))
+        open_it = messages.open_file(self._at(name), rights)
+        return _twice(lambda: _patiently(lambda: messages.opened(link.call(open_it))))
 
     def read(self, name: str) -> bytes:
         with self._link("read", name) as link:
@@ -249,7 +249,7 @@ class SmbFolder(Folder):
                 answers = link.chain(open_it, messages.read(0, first), messages.close())
                 return messages.opened(_answers(answers[:1])[0]), answers
 
-            opened, answers = _patiently(begin)
+            opened, answers = _twice(lambda: _patiently(begin))
             if opened.size <= first:
                 if opened.size == 0:
                     return b""
@@ -264,7 +264,8 @@ class SmbFolder(Folder):
             # What is here already may make the content needless; else its begin comes with the opening, and of a small file all.
             begin = None
             if not fetching.is_begun(local) and smb_ahead.has_room(link):
-                begin = _patiently(lambda: smb_ahead.answer(link, smb_ahead.ask(link, self._at(name), link.read_chunk)))
+                ask = partial(smb_ahead.ask, link, self._at(name), link.read_chunk)
+                begin = _twice(lambda: _patiently(lambda: smb_ahead.answer(link, ask())))
             return self._fetch(link, name, local, verify, begin)
 
     def _fetch(self, link: Link, name: str, local: Path, verify: Callable[[Path], None] | None, begin: Begin | None) -> bool:
@@ -529,6 +530,17 @@ def _patiently(action: Callable[[], T], held: Collection[int] = frozenset({smb_e
                 raise
         time.sleep(pause)
         pause *= 2
+    return action()
+
+
+def _twice(action: Callable[[], T]) -> T:
+    """Its result. What is not there is looked for again: Samba says so in the moment in which a file is replaced, too (measured:
+    once in some thousand replacements)."""
+    try:
+        return action()
+    except StatusError as error:
+        if error.status not in smb_errors.NOT_FOUND:
+            raise
     return action()
 
 

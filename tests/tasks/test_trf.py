@@ -14,6 +14,7 @@ from linac.errors import LinacError, SetupError, StorageError, TrfError, Unreach
 from linac.index import Index
 from linac.transport import Entry, LocalFolder, connect
 from linac.transport.records import MARK, mark
+from linac.transport.settling import SETTLING
 from linac.trf.writer import encode
 from tasks import backlog, trf
 
@@ -151,12 +152,14 @@ def test_what_has_arrived_of_a_backup_outlasts_a_failure_and_goes_when_it_is_ind
             broken.setattr(index, "add", lambda *_: (_ for _ in ()).throw(StorageError("the share went away")))
             with pytest.raises(StorageError):
                 trf.add_backup(index, "4299", folder, entry.name, entry, spool)
+        assert SETTLING.wait()
         (arrived,) = (spool / trf.ARRIVING).iterdir()
         assert arrived.stat().st_size == entry.size
         assert arrived.parent.stat().st_mode & 0o077 == 0 or os.name == "nt"
         assert not folder.fetch(entry.name, arrived), "it is known by size and time"
         added = trf.add_backup(index, "4299", folder, entry.name, entry, spool)
         assert added.indexed > 0
+        assert SETTLING.wait()
         assert list((spool / trf.ARRIVING).iterdir()) == []
 
 

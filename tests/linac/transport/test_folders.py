@@ -19,6 +19,7 @@ import pytest
 from linac.errors import SetupError, StorageError
 from linac.transport import Folder, LocalFolder, connect
 from linac.transport.fetching import Source, part_of
+from linac.transport.settling import SETTLING
 
 
 @pytest.fixture(params=["local", "smb"])
@@ -299,6 +300,7 @@ class TestTransfers:
         assert again.read_bytes() == big.read_bytes()
         assert again.stat().st_mtime_ns == 1_700_000_000_123_456_700
         assert folder.list("deep/*")[0].modified == datetime.fromtimestamp(1_700_000_000.123457, UTC)
+        assert SETTLING.wait()
         assert sorted(path.name for path in (tmp_path / "back").iterdir()) == ["again.bin"]
 
     def test_what_is_here_already_is_not_fetched_again_and_what_changed_is(
@@ -335,6 +337,7 @@ class TestTransfers:
         assert fetched[0] == big.read_bytes()[0] ^ 1, "it did not go on from what was there"
         fetched[0] ^= 1
         assert fetched == big.read_bytes()
+        assert SETTLING.wait()
         assert sorted(path.name for path in tmp_path.glob("a.zip*")) == ["a.zip"]
 
     def test_the_part_of_another_file_is_not_gone_on_from(self, folder: Folder, there: Path, big: Path, tmp_path: Path) -> None:
@@ -349,6 +352,7 @@ class TestTransfers:
             (tmp_path / "a.zip.part-fetch.json").write_text(text)
             assert folder.fetch("a.zip", tmp_path / "a.zip")
             assert (tmp_path / "a.zip").read_bytes() == big.read_bytes()
+            assert SETTLING.wait()
             assert sorted(path.name for path in tmp_path.glob("a.zip*")) == ["a.zip"]
             (tmp_path / "a.zip").unlink()
 

@@ -16,6 +16,8 @@ import pytest
 from linac.errors import LinacError, PeerError, SetupError, StorageError, UnreachableError
 from linac.simulator.samba import Samba
 from linac.transport import AwayError, Folder, connect
+from linac.transport import smb_messages as messages
+from linac.transport.settling import SETTLING
 from linac.transport.smb import SmbFolder
 
 Dial = Callable[..., SmbFolder]
@@ -175,6 +177,7 @@ class TestInMidTransfer:
         assert folder.fetch("a.zip", tmp_path / "a.zip")
         assert (tmp_path / "a.zip").read_bytes() == big.read_bytes()
         assert asked[0] <= big.stat().st_size - kept, "what was there already was fetched again"
+        assert SETTLING.wait()
         assert [path.name for path in tmp_path.glob("a.zip*")] == ["a.zip"]
 
     @pytest.mark.parametrize("replaced", [False, True])
@@ -600,3 +603,44 @@ def test_a_peer_error_is_for_who_gave_the_address() -> None:
         pytest.raises((PeerError, UnreachableError)),
     ):
         folder.check()
+
+
+class TestReplacing:
+    """Samba tells now and then that a file is missing, in the moment in which it is replaced."""
+
+    @pytest.fixture
+    def once_missing(self, dial: Dial, own_server: Samba, monkeypatch: pytest.MonkeyPatch) -> SmbFolder:
+        (own_server.folder("Backup") / "a.txt").write_bytes(b"there")
+        folder = dial("Backup")
+        link = folder._links.get()
+        begin_chain, told = link.begin_chain, []
+
+        def missing_at_first(*chained: Any) -> Any:
+            if not told:
+                told.append(True)
+                return begin_chain(messages.open_file("not-there.txt", messages.READ_ATTRIBUTES), *chained[1:])
+            return begin_chain(*chained)
+
+        monkeypatch.setattr(link, "begin_chain", missing_at_first)
+        return folder
+
+    def test_such_a_file_is_read_all_the_same(self, once_missing: SmbFolder) -> None:
+        assert once_missing.read("a.txt") == b"there"
+
+    def test_its_size_is_told(self, once_missing: SmbFolder) -> None:
+        found = once_missing.find("a.txt")
+        assert found is not None
+        assert found.size == 5
+
+    def test_it_is_opened(self, once_missing: SmbFolder) -> None:
+        with once_missing.open("a.txt") as file:
+            assert file.read() == b"there"
+
+    def test_it_is_fetched(self, once_missing: SmbFolder, tmp_path: Path) -> None:
+        assert once_missing.fetch("a.txt", tmp_path / "a.txt")
+        assert (tmp_path / "a.txt").read_bytes() == b"there"
+
+    def test_what_is_missing_twice_is_missing(self, once_missing: SmbFolder) -> None:
+        assert once_missing.find("b.txt") is None
+        with bounded(StorageError, "not there"):
+            once_missing.read("b.txt")
