@@ -11,7 +11,6 @@ import contextlib
 import fnmatch
 import io
 import os
-import re
 import threading
 import time
 import uuid
@@ -33,19 +32,19 @@ from linac.transport.paths import (
     REPLACE_TRIES,
     STALE_SECONDS,
     AwayError,
+    ClosedError,
     Entry,
     Folder,
     explain,
     replace_local,
+    split_file_name,
     split_name,
+    split_pattern,
     tried,
 )
 from linac.transport.smb_ahead import Begin
 from linac.transport.smb_errors import Where
 from linac.transport.smb_link import Link, StatusError
-
-_FORBIDDEN = re.compile(r'[\x00-\x1f"*:<>?|]')
-"""What a name on a Windows server cannot hold; a colon would even lead into another stream of the file."""
 
 T = TypeVar("T")
 
@@ -67,7 +66,7 @@ class _Links:
         me = threading.get_ident()
         with self._lock:
             if self._closed:
-                raise ValueError("the folder is closed")
+                raise ClosedError(self.where.location)
             link = self._by_thread.get(me)
             if link is None:
                 alive = {thread.ident for thread in threading.enumerate()}
@@ -82,7 +81,7 @@ class _Links:
             if not self._closed:
                 return link
         link.tear_down()
-        raise ValueError("the folder is closed")
+        raise ClosedError(self.where.location)
 
     def _make(self) -> Link:
         try:
@@ -136,7 +135,7 @@ class SmbFolder(Folder):
     ) -> None:
         where = Where(server, port, share, credentials.login if credentials else "this account", gateway is not None)
         self._links = _Links(where, credentials, gateway, timeout)
-        self._base = _path(split_name(below))
+        self._base = "\\".join(split_name(below))
         self._root = self
         self._set_location()
 
@@ -161,8 +160,12 @@ class SmbFolder(Folder):
 
     def _at(self, name: str) -> str:
         """A name's path on the share, with backslashes."""
-        path = _path(split_name(name))
-        return "\\".join(part for part in (self._base, path) if part)
+        return "\\".join([*([self._base] if self._base else []), *split_name(name)])
+
+    def _file(self, name: str) -> str:
+        """A file's path, which has a name of its own."""
+        split_file_name(name)
+        return self._at(name)
 
     def _shown(self, name: str) -> str:
         return "\\".join([self.location, *split_name(name)])
@@ -170,6 +173,7 @@ class SmbFolder(Folder):
     @contextlib.contextmanager
     def _link(self, action: str, name: str) -> Iterator[Link]:
         """This thread's connection; what the server refuses meanwhile is told as an error about `name`."""
+        split_name(name)  # before a server is asked
         link = self._links.get()
         with link.lock:
             try:
@@ -190,7 +194,7 @@ class SmbFolder(Folder):
             self.list()
 
     def list(self, pattern: str = "*") -> "list[Entry]":
-        *above, last = split_name(pattern) or ["*"]
+        above, last = split_pattern(pattern)
         where = "/".join(above)
         # `[...]` is not for the server: it gets what stands before. Case counts as little as it does there.
         asked = last.partition("[")[0] + "*" if "[" in last else last
@@ -206,9 +210,7 @@ class SmbFolder(Folder):
         )
 
     def find(self, name: str) -> Entry | None:
-        parts = split_name(name)
-        if not parts:
-            return super().find(name)
+        parts = split_file_name(name)
         if ASIDE in parts[-1]:
             return None
         with self._link("look for", name) as link:
@@ -237,13 +239,13 @@ class SmbFolder(Folder):
     def _open_to_read(self, link: Link, name: str) -> messages.Opened:
         """Others may read, write and remove the file meanwhile: it is theirs."""
         rights = messages.READ_DATA | messages.READ_ATTRIBUTES
-        return _patiently(lambda: messages.opened(link.call(messages.open_file(self._at(name), rights))))
+        return _patiently(lambda: messages.opened(link.call(messages.open_file(self._file(name), rights))))
 
     def read(self, name: str) -> bytes:
         with self._link("read", name) as link:
             rights = messages.READ_DATA | messages.READ_ATTRIBUTES
             first = link.read_chunk
-            open_it = messages.open_file(self._at(name), rights, options=messages.A_FILE)
+            open_it = messages.open_file(self._file(name), rights, options=messages.A_FILE)
 
             def begin() -> "tuple[messages.Opened, list[memoryview | StatusError]]":
                 answers = link.chain(open_it, messages.read(0, first), messages.close())
@@ -264,7 +266,7 @@ class SmbFolder(Folder):
             # What is here already may make the content needless; else its begin comes with the opening, and of a small file all.
             begin = None
             if not fetching.is_begun(local) and smb_ahead.has_room(link):
-                begin = _patiently(lambda: smb_ahead.answer(link, smb_ahead.ask(link, self._at(name), link.read_chunk)))
+                begin = _patiently(lambda: smb_ahead.answer(link, smb_ahead.ask(link, self._file(name), link.read_chunk)))
             return self._fetch(link, name, local, verify, begin)
 
     def _fetch(self, link: Link, name: str, local: Path, verify: Callable[[Path], None] | None, begin: Begin | None) -> bool:
@@ -328,7 +330,7 @@ class SmbFolder(Folder):
 
     def _path_of(self, name: str) -> str | None:
         """A name's path on the share, or None for a name that leads out of it."""
-        found = tried(lambda: self._at(name))
+        found = tried(lambda: self._file(name))
         return found if isinstance(found, str) else None
 
     def _tried(self, plain: Callable[[], T], first: Callable[[], T]) -> T | LinacError:
@@ -360,7 +362,7 @@ class SmbFolder(Folder):
 
     def _write_whole(self, name: str, pieces: Callable[[int], Iterator[bytes]], size: int, time_ns: int | None) -> None:
         """Write beside the place, bring it to the disk, rename. What fails leaves nothing if the server still answers."""
-        target = self._at(name)
+        target = self._file(name)
         part = f"{target}{ASIDE}{uuid.uuid4().hex[:8]}"
         with self._link("write", name) as link:
             opened = self._with_folders(link, name, lambda: self._begin_part(link, part, pieces, size))
@@ -406,7 +408,7 @@ class SmbFolder(Folder):
         _patiently(lambda: link.call(messages.rename(target, handle)), smb_errors.IN_USE)
 
     def replace(self, old: str, new: str) -> None:
-        source, target = self._at(old), self._at(new)
+        source, target = self._file(old), self._file(new)
         rights = messages.DELETE | messages.READ_ATTRIBUTES
         with self._link("replace", new) as link:
             handle = messages.opened(link.call(messages.open_file(source, rights))).handle
@@ -419,14 +421,14 @@ class SmbFolder(Folder):
         rights = messages.DELETE | messages.READ_ATTRIBUTES
         with self._link("remove", name) as link:
             try:
-                _answers(link.chain(messages.open_file(self._at(name), rights), messages.delete(), messages.close()))
+                _answers(link.chain(messages.open_file(self._file(name), rights), messages.delete(), messages.close()))
             except StatusError as error:
                 if error.status not in smb_errors.NOT_FOUND:
                     raise
 
     def create(self, name: str, data: bytes) -> bool:
         rights = messages.READ_ATTRIBUTES | messages.WRITE_DATA
-        make = messages.open_file(self._at(name), rights, if_there=messages.CREATE, options=messages.A_FILE)
+        make = messages.open_file(self._file(name), rights, if_there=messages.CREATE, options=messages.A_FILE)
         with self._link("make", name) as link:
 
             def chain() -> bool:
@@ -506,16 +508,6 @@ class SmbFolder(Folder):
                         _answers(link.chain(open_it, messages.delete(), messages.close()))
                         removed += 1
         return removed
-
-
-def _path(parts: "list[str]") -> str:
-    for part in parts:
-        if _FORBIDDEN.search(part) or part.endswith((".", " ")):
-            raise SetupError(
-                f'The name {part!r} cannot be on a Windows share: no control characters, none of " * : < > ? |, and no dot or '
-                "space at its end."
-            )
-    return "\\".join(parts)
 
 
 def _patiently(action: Callable[[], T], held: Collection[int] = frozenset({smb_errors.SHARING_VIOLATION})) -> T:

@@ -46,6 +46,11 @@ class Where:
     through_gateway: bool = False
 
     @property
+    def location(self) -> str:
+        """The share as an operator would type it."""
+        return rf"\\{self.server}\{self.share}"
+
+    @property
     def service(self) -> str:
         return f"{self.server}, port {self.port}{', through the gateway' if self.through_gateway else ''}"
 
@@ -157,9 +162,9 @@ def hung(where: Where, seconds: float) -> AwayError:
     )
 
 
-def connecting(error: OSError, where: Where, seconds: float) -> AwayError:
+def connecting(error: OSError | UnicodeError, where: Where, seconds: float) -> AwayError:
     """No connection came about."""
-    if isinstance(error, socket.gaierror):
+    if isinstance(error, socket.gaierror | UnicodeError):
         return AwayError(f"The name {where.server} is not known here. Check how it is written, or give its IP address.")
     if isinstance(error, ConnectionRefusedError):
         return AwayError(

@@ -385,7 +385,7 @@ class Link:
         """The thread in the middle of a request; 0 for none."""
         try:
             sock = socket.create_connection(address, timeout)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the latter from a name that DNS cannot know
             raise smb_errors.connecting(error, where, timeout) from error
         self._wire = _Wire(sock, timeout)
         self._connection = _Connection(self._wire, where.server, where.port, timeout)
