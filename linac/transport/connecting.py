@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path, PureWindowsPath
 from typing import Protocol
 
-from linac.errors import SetupError
+from linac.errors import LinacError, SetupError
 from linac.transport.credentials import Credentials
 from linac.transport.paths import Folder, LocalFolder, split_name
 
@@ -21,11 +21,18 @@ _WITH_PORT = re.compile(r"(?P<host>[^:@]+)[:@](?P<port>[0-9]+)")
 _UNC = re.compile(r"[\\/]{2}([^\\/]+)[\\/]+([^\\/]+)((?:[\\/].*)?)\Z", re.DOTALL)
 
 
+class Way(AbstractContextManager[tuple[str, int]], Protocol):
+    """An address on this computer, for as long as a `with` statement lasts, such as `linac.transport.tunnel.LocalForward`."""
+
+    def failure(self, seconds: float) -> LinacError | None:
+        """Why nothing comes through, or None where the gateway gives a sign of life within so many seconds."""
+
+
 class Gateway(Protocol):
     """What leads to a server that cannot be reached directly, such as `linac.transport.ssh.Gateway`."""
 
-    def forward(self, host: str, port: int) -> AbstractContextManager[tuple[str, int]]:
-        """An address on this computer from which connections come out at `host`, `port`."""
+    def forward(self, host: str, port: int) -> Way:
+        """The address from which connections come out at `host`, `port`."""
 
 
 def split_unc(path: str) -> tuple[str, str, str] | None:
@@ -120,12 +127,13 @@ def _check_share(text: str, server: str, share: str) -> None:
     found = _WITH_PORT.fullmatch(server)
     if found is not None:
         raise SetupError(
-            f"The path {text!r} holds the port of the server. Give the port by itself, {found['port']} in the field for it, and the "
-            rf"path without, as in '\\{found['host']}\{share}'."
+            f"The path {text!r} holds the port of the server. Give the port by itself, {found['port']} in the field for it, and "
+            rf"the path without, as in '\\{found['host']}\{share}'."
         )
     if share.upper() == "IPC$":
         raise SetupError(
-            f"The path {text!r} names IPC$, which holds no files: servers keep it for messages. Give the share that holds the files."
+            f"The path {text!r} names IPC$, which holds no files: servers keep it for messages. Give the share that holds the "
+            "files."
         )
     if server in (".", "..") or share in (".", ".."):
         raise SetupError(rf"The path {text!r} names no server and share. Write it as in '\\server\share\folder'.")

@@ -59,9 +59,6 @@ class AwayError(UnreachableError, StorageError):
 class ClosedError(SetupError, ValueError):
     """A folder is used after it was closed, as Python's own files say it."""
 
-    def __init__(self, location: str) -> None:
-        super().__init__(f"The folder {location} was closed. Connect to it again.")
-
 
 @dataclass(frozen=True)
 class Entry:
@@ -196,6 +193,11 @@ class Folder(ABC):
         self.close()
 
 
+def closed(location: str) -> ClosedError:
+    """The error of a folder that was closed."""
+    return ClosedError(f"The folder {location} was closed. Connect to it again.")
+
+
 def tried(work: Callable[[], T]) -> T | LinacError:
     """What comes of a piece of work on one file, its error too, unless it is that nothing can be reached."""
     try:
@@ -288,7 +290,7 @@ class LocalFolder(Folder):
 
     def _joined(self, parts: Sequence[str]) -> Path:
         if self.root._closed:
-            raise ClosedError(self.location)
+            raise closed(self.location)
         path = self.path.joinpath(*parts)
         return Path(extended_path(str(path))) if os.name == "nt" else path
 

@@ -20,10 +20,10 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Self, TypeVar
 
-from linac.errors import LinacError, SetupError, StorageError, UnreachableError
+from linac.errors import LinacError, StorageError, UnreachableError
 from linac.transport import fetching, smb_ahead, smb_errors, smb_file
 from linac.transport import smb_messages as messages
-from linac.transport.connecting import SMB_PORT, TIMEOUT_SECONDS, Gateway
+from linac.transport.connecting import SMB_PORT, TIMEOUT_SECONDS, Gateway, Way
 from linac.transport.credentials import Credentials
 from linac.transport.fetching import Source
 from linac.transport.paths import (
@@ -32,9 +32,9 @@ from linac.transport.paths import (
     REPLACE_TRIES,
     STALE_SECONDS,
     AwayError,
-    ClosedError,
     Entry,
     Folder,
+    closed,
     explain,
     replace_local,
     split_file_name,
@@ -45,6 +45,9 @@ from linac.transport.paths import (
 from linac.transport.smb_ahead import Begin
 from linac.transport.smb_errors import Where
 from linac.transport.smb_link import Link, StatusError
+
+GATEWAY_SECONDS = 5.0
+"""How long a gateway is waited for to give a sign of life, once what lies behind it has failed."""
 
 T = TypeVar("T")
 
@@ -57,7 +60,7 @@ class _Links:
         self._credentials, self._gateway = credentials, gateway
         self._lock = threading.Lock()
         self._by_thread: dict[int, Link] = {}
-        self._way: contextlib.ExitStack | None = None
+        self._way: Way | None = None
         self._address = (where.server, where.port)
         self._closed = False
 
@@ -66,7 +69,7 @@ class _Links:
         me = threading.get_ident()
         with self._lock:
             if self._closed:
-                raise ClosedError(self.where.location)
+                raise closed(self.where.location)
             link = self._by_thread.get(me)
             if link is None:
                 alive = {thread.ident for thread in threading.enumerate()}
@@ -81,11 +84,11 @@ class _Links:
             if not self._closed:
                 return link
         link.tear_down()
-        raise ClosedError(self.where.location)
+        raise closed(self.where.location)
 
     def _make(self) -> Link:
         try:
-            return Link(self._through(), self.where, self._credentials, self.timeout)
+            return Link(self._through(), self.where, self._credentials, self.timeout, self._lost)
         except AwayError:
             if self._gateway is not None:  # perhaps it is the way there that failed: lay it anew at the next try
                 self._close_way()
@@ -97,17 +100,25 @@ class _Links:
             return self._address
         with self._lock:
             if self._way is None:
-                way = contextlib.ExitStack()
-                self._address = way.enter_context(self._gateway.forward(self.where.server, self.where.port))
+                way = self._gateway.forward(self.where.server, self.where.port)
+                self._address = way.__enter__()
                 self._way = way
             return self._address
+
+    def _lost(self, error: AwayError) -> LinacError:
+        """What to say of a connection that failed: behind a gateway that fails, the server is not to blame."""
+        way = self._way
+        trouble = way.failure(GATEWAY_SECONDS) if way is not None else None
+        if trouble is None:
+            return error
+        return smb_errors.gateway(self.where, trouble) if isinstance(trouble, UnreachableError) else trouble
 
     def _close_way(self) -> None:
         with self._lock:
             way, self._way = self._way, None
         if way is not None:
             with contextlib.suppress(LinacError, OSError):
-                way.close()
+                way.__exit__(None, None, None)
 
     def close(self) -> None:
         with self._lock:

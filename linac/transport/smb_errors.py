@@ -155,6 +155,11 @@ def gone(where: Where) -> AwayError:
     )
 
 
+def gateway(where: Where, trouble: LinacError) -> AwayError:
+    """It is the gateway, not the server."""
+    return AwayError(f"The connection to {where.service}, broke off, as the gateway failed. {trouble}")
+
+
 def hung(where: Where, seconds: float) -> AwayError:
     return AwayError(
         f"The server {where.service} did not answer for {seconds:.0f} s: it hangs, or a firewall drops the packets. Look whether "

@@ -43,6 +43,7 @@ from linac.errors import LinacError
 from linac.transport import smb_errors
 from linac.transport import smb_messages as messages
 from linac.transport.credentials import Credentials
+from linac.transport.paths import AwayError
 from linac.transport.smb_errors import Where
 from linac.transport.smb_messages import Message
 from linac.transport.smb_requests import CREDIT, PENDING, SIGNED, Request, answers, charge, packed, with_signature
@@ -376,8 +377,16 @@ class _Connection(Connection):  # type: ignore[misc]  # smbprotocol has no types
 class Link:
     """A share of a server, logged in. Raises `SetupError`, `PeerError` and `AwayError` where that does not succeed."""
 
-    def __init__(self, address: tuple[str, int], where: Where, credentials: Credentials | None, timeout: float) -> None:
-        self.where, self.timeout = where, timeout
+    def __init__(
+        self,
+        address: tuple[str, int],
+        where: Where,
+        credentials: Credentials | None,
+        timeout: float,
+        lost: Callable[[AwayError], LinacError] = lambda error: error,
+    ) -> None:
+        """`lost` gets the error of a connection that failed or did not come about, and gives the one to raise."""
+        self.where, self.timeout, self._lost = where, timeout, lost
         self.lock = threading.RLock()
         self._broken = False
         self._to_close: deque[bytes] = deque()
@@ -386,11 +395,14 @@ class Link:
         try:
             sock = socket.create_connection(address, timeout)
         except (OSError, UnicodeError) as error:  # the latter from a name that DNS cannot know
-            raise smb_errors.connecting(error, where, timeout) from error
+            raise lost(smb_errors.connecting(error, where, timeout)) from error
         self._wire = _Wire(sock, timeout)
         self._connection = _Connection(self._wire, where.server, where.port, timeout)
         try:
             self._log_in(credentials)
+        except AwayError as error:
+            self.tear_down()
+            raise lost(error) from error.__cause__
         except BaseException:
             self.tear_down()
             raise
@@ -513,7 +525,7 @@ class Link:
         """Tear the connection down when it fails, and say how."""
         if self.is_broken:
             self.tear_down()
-            raise smb_errors.gone(self.where)
+            raise self._lost(smb_errors.gone(self.where))
         self._inside = threading.get_ident()
         try:
             yield
@@ -521,14 +533,14 @@ class Link:
         except StatusError as error:
             if error.status in smb_errors.GONE:
                 self.tear_down()
-                raise smb_errors.gone(self.where) from error
+                raise self._lost(smb_errors.gone(self.where)) from error
             raise
         except (_HungError, TimeoutError) as error:
             self.tear_down()
-            raise smb_errors.hung(self.where, self.timeout) from error
+            raise self._lost(smb_errors.hung(self.where, self.timeout)) from error
         except (SMBException, OSError, InvalidTag) as error:
             self.tear_down()
-            raise smb_errors.gone(self.where) from error
+            raise self._lost(smb_errors.gone(self.where)) from error
         except BaseException:  # interrupted, perhaps in the middle of a message
             self.tear_down()
             raise
@@ -554,7 +566,7 @@ class Link:
         while self._available < cost and not self.is_broken:
             if time.monotonic() > until:
                 self.tear_down()
-                raise smb_errors.hung(self.where, self.timeout)
+                raise self._lost(smb_errors.hung(self.where, self.timeout))
             time.sleep(0.001)
         return min(cost + max(0, self._wanted - self._available), 512)
 

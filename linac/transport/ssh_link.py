@@ -373,6 +373,18 @@ class Link:
         with contextlib.suppress(Exception), self._requests:
             self._transport.global_request("keepalive@openssh.com", wait=True)
 
+    def failure(self, seconds: float) -> LinacError | None:
+        """Why the gateway is of no use now, or None if it gives a sign of life within so many seconds."""
+        asked = time.monotonic()
+        if self.alive:
+            with contextlib.suppress(RuntimeError):  # this computer is out of threads
+                threading.Thread(target=self._ask, name="ask ssh", daemon=True).start()
+            while self.alive and self.wire.heard < asked and time.monotonic() - asked < seconds:
+                self.ended.wait(0.02)
+        if not self.alive:
+            return self.why_ended()
+        return None if self.wire.heard >= asked else self.hung(f"gave no sign of life within {seconds:g} s")
+
     def _end(self, why: LinacError | None) -> None:
         with self._lock:
             if self.ended.is_set():

@@ -506,17 +506,24 @@ def test_a_gateway_is_gone_through_and_laid_anew_when_it_fails(own_server: Samba
     """The server's name stays that of the server; only the connection goes elsewhere."""
     ways: list[str] = []
 
-    class Way:
-        broken = False
+    class Direct:
+        """A way that is none."""
 
-        @contextlib.contextmanager
-        def forward(self, host: str, port: int) -> Iterator[tuple[str, int]]:
-            ways.append(f"to {host}:{port}")
-            yield "127.0.0.1", 1 if self.broken else own_server.port
+        def __enter__(self) -> tuple[str, int]:
+            return "127.0.0.1", own_server.port
+
+        def __exit__(self, *_: object) -> None:
             ways.append("closed")
 
-    way = Way()
-    with connect(r"\\nss-4299\physics\a", own_server.credentials, port=4450, gateway=way, timeout=5) as folder:
+        def failure(self, _seconds: float) -> None:
+            """It is always well."""
+
+    class Direction:
+        def forward(self, host: str, port: int) -> Direct:
+            ways.append(f"to {host}:{port}")
+            return Direct()
+
+    with connect(r"\\nss-4299\physics\a", own_server.credentials, port=4450, gateway=Direction(), timeout=5) as folder:
         folder.make_root()
         folder.write("x", b"1")
         assert folder.location == r"\\nss-4299\physics\a"

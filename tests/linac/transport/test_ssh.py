@@ -349,7 +349,7 @@ class TestNoGateway:
 
     @pytest.mark.parametrize("wrong", [{"timeout": 0.0}, {"timeout": float("nan")}, {"port": 0}, {"port": 70000}])
     def test_numbers_that_cannot_be_are_refused(self, ssh_server: "SshServer", wrong: dict[str, Any]) -> None:
-        with pytest.raises(SetupError, match="more than 0 s|from 1 to 65535"):
+        with pytest.raises(SetupError, match=r"more than 0 s|from 1 to 65535"):
             to(ssh_server, **wrong)
 
     def test_a_server_without_a_cipher_that_we_accept_is_told(self, own_server: Callable[..., "SshServer"]) -> None:
