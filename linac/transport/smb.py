@@ -44,7 +44,8 @@ from linac.transport.paths import (
 )
 from linac.transport.smb_ahead import Begin
 from linac.transport.smb_errors import Where
-from linac.transport.smb_link import Link, StatusError
+from linac.transport.smb_link import Link
+from linac.transport.smb_wire import StatusError
 
 GATEWAY_SECONDS = 5.0
 """How long a gateway is waited for to give a sign of life, once what lies behind it has failed."""

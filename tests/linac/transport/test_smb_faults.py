@@ -545,7 +545,8 @@ def test_what_is_not_encrypted_or_not_signed_is_not_believed() -> None:
 
     from smbprotocol.connection import Dialects
 
-    from linac.transport.smb_link import _Signatures, _UnsafeError, _Wire
+    from linac.transport.smb_protection import Signatures, UnsafeError
+    from linac.transport.smb_wire import Wire
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         ours = socket.create_connection(server.getsockname())
@@ -554,27 +555,27 @@ def test_what_is_not_encrypted_or_not_signed_is_not_believed() -> None:
     known: Any = SimpleNamespace(dialect=Dialects.SMB_3_0_2, signing_algorithm_id=None)
     session: Any = SimpleNamespace(signing_key=bytes(16))
     with theirs:
-        wire = _Wire(ours, 5)
+        wire = Wire(ours, 5)
 
         def say(message: bytes) -> bytes | None:
             theirs.sendall(len(message).to_bytes(4, "big") + message)
             return wire.recv(5)
 
         assert say(plain) == plain
-        wire.signatures = _Signatures(known, session)
-        with pytest.raises(_UnsafeError, match="not signed"):
+        wire.signatures = Signatures(known, session)
+        with pytest.raises(UnsafeError, match="not signed"):
             say(plain)
         marked = plain[:16] + b"\x08" + plain[17:]
-        with pytest.raises(_UnsafeError, match="not the server's"):
+        with pytest.raises(UnsafeError, match="not the server's"):
             say(marked)
         right = wire.signatures._made(memoryview(marked), 0, 0)
         assert say(marked[:48] + right) is not None
         chained = marked[:20] + b"\x40" + marked[21:]
         right = wire.signatures._made(memoryview(chained), 0, 0)
-        with pytest.raises(_UnsafeError, match="not signed"):
+        with pytest.raises(UnsafeError, match="not signed"):
             say(chained[:48] + right + plain)
         wire.cipher = object()  # type: ignore[assignment]
-        with pytest.raises(_UnsafeError, match="not encrypted"):
+        with pytest.raises(UnsafeError, match="not encrypted"):
             say(plain)
         wire.close()
         assert wire.recv(5) is None
