@@ -25,7 +25,7 @@ from linac.capture.status import told_interruptions
 from linac.errors import LinacError
 from tasks.archiving import ROUND_SECONDS, Archiving
 from tasks.live import News, Rate, today_of
-from tasks.provision import asked_once
+from tasks.provision import asked_once, state_type_of
 from tasks.queryable import Queryable
 from tasks.reports import artifact_key, table
 
@@ -86,7 +86,7 @@ def follow(linac: Linac, claim: Follower) -> State[None]:
     try:
         ended = follower.until(run_id)
     except (TerminationSignal, KeyboardInterrupt):
-        if _state_type(run_id) in (StateType.CANCELLING, StateType.CANCELLED):
+        if state_type_of(run_id) in (StateType.CANCELLING, StateType.CANCELLED):
             follower.finish()
         raise
     if ended in (StateType.CANCELLING, StateType.CANCELLED):
@@ -136,7 +136,7 @@ class _Follower:
                 self.show()
             if now >= next_state:
                 next_state = now + STATE_SECONDS
-                state = _state_type(run_id)
+                state = state_type_of(run_id)
                 if state not in (None, StateType.RUNNING):
                     return state
             time.sleep(ROUND_SECONDS)
@@ -308,13 +308,3 @@ class _Follower:
 
 def _shown(moment: datetime | None) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if moment else "none"
-
-
-def _state_type(run_id: UUID) -> StateType | None:
-    """The run's state on the server, or None where the server cannot be asked."""
-    try:
-        with asked_once(), get_client(sync_client=True) as client:
-            state = client.read_flow_run(run_id).state
-    except Exception:
-        return None
-    return state.type if state else None

@@ -20,6 +20,7 @@ from typing import Any
 import paramiko
 
 from linac.errors import SetupError, StorageError
+from linac.transport.connecting import check_numbers
 from linac.transport.ssh_errors import (
     ForwardProhibitedError,
     GatewayHungError,
@@ -62,7 +63,8 @@ class Gateway:
         agent: bool | None = None,
         timeout: float = TIMEOUT_SECONDS,
     ) -> None:
-        """Raises `SetupError` where a key cannot be read. The network is not touched."""
+        """Raises `SetupError` where a key cannot be read, or a number cannot be. The network is not touched."""
+        check_numbers(port, timeout)
         self.host, self.port, self.user, self.timeout = host, port, user, timeout
         self.pinned = host_keys(host_key)
         self._key = private_key(key, passphrase) if key is not None else None
@@ -230,8 +232,9 @@ class _Agent:
 def shown_key(host: str, port: int = 22, kind: str = "ssh-ed25519", timeout: float = TIMEOUT_SECONDS) -> HostKey:
     """The host key that a gateway shows, one of `kind` if it has one. It is not confirmed by anything: an operator must do that.
 
-    Raises the errors of `linac.transport.ssh_errors`.
+    Raises the errors of `linac.transport.ssh_errors`, and `SetupError` for a port or a timeout that cannot be.
     """
+    check_numbers(port, timeout)
     kinds = [kind, *(other for other in ALGORITHMS if other != kind)]
     return shown_host_key(host, port, kinds, timeout)
 

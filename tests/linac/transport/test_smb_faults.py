@@ -509,17 +509,24 @@ def test_a_gateway_is_gone_through_and_laid_anew_when_it_fails(own_server: Samba
     """The server's name stays that of the server; only the connection goes elsewhere."""
     ways: list[str] = []
 
-    class Way:
-        broken = False
+    class Direct:
+        """A way that is none."""
 
-        @contextlib.contextmanager
-        def forward(self, host: str, port: int) -> Iterator[tuple[str, int]]:
-            ways.append(f"to {host}:{port}")
-            yield "127.0.0.1", 1 if self.broken else own_server.port
+        def __enter__(self) -> tuple[str, int]:
+            return "127.0.0.1", own_server.port
+
+        def __exit__(self, *_: object) -> None:
             ways.append("closed")
 
-    way = Way()
-    with connect(r"\\nss-4299\physics\a", own_server.credentials, port=4450, gateway=way, timeout=5) as folder:
+        def failure(self, _seconds: float) -> None:
+            """It is always well."""
+
+    class Direction:
+        def forward(self, host: str, port: int) -> Direct:
+            ways.append(f"to {host}:{port}")
+            return Direct()
+
+    with connect(r"\\nss-4299\physics\a", own_server.credentials, port=4450, gateway=Direction(), timeout=5) as folder:
         folder.make_root()
         folder.write("x", b"1")
         assert folder.location == r"\\nss-4299\physics\a"
@@ -541,7 +548,8 @@ def test_what_is_not_encrypted_or_not_signed_is_not_believed() -> None:
 
     from smbprotocol.connection import Dialects
 
-    from linac.transport.smb_link import _Signatures, _UnsafeError, _Wire
+    from linac.transport.smb_protection import Signatures, UnsafeError
+    from linac.transport.smb_wire import Wire
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         ours = socket.create_connection(server.getsockname())
@@ -550,27 +558,27 @@ def test_what_is_not_encrypted_or_not_signed_is_not_believed() -> None:
     known: Any = SimpleNamespace(dialect=Dialects.SMB_3_0_2, signing_algorithm_id=None)
     session: Any = SimpleNamespace(signing_key=bytes(16))
     with theirs:
-        wire = _Wire(ours, 5)
+        wire = Wire(ours, 5)
 
         def say(message: bytes) -> bytes | None:
             theirs.sendall(len(message).to_bytes(4, "big") + message)
             return wire.recv(5)
 
         assert say(plain) == plain
-        wire.signatures = _Signatures(known, session)
-        with pytest.raises(_UnsafeError, match="not signed"):
+        wire.signatures = Signatures(known, session)
+        with pytest.raises(UnsafeError, match="not signed"):
             say(plain)
         marked = plain[:16] + b"\x08" + plain[17:]
-        with pytest.raises(_UnsafeError, match="not the server's"):
+        with pytest.raises(UnsafeError, match="not the server's"):
             say(marked)
         right = wire.signatures._made(memoryview(marked), 0, 0)
         assert say(marked[:48] + right) is not None
         chained = marked[:20] + b"\x40" + marked[21:]
         right = wire.signatures._made(memoryview(chained), 0, 0)
-        with pytest.raises(_UnsafeError, match="not signed"):
+        with pytest.raises(UnsafeError, match="not signed"):
             say(chained[:48] + right + plain)
         wire.cipher = object()  # type: ignore[assignment]
-        with pytest.raises(_UnsafeError, match="not encrypted"):
+        with pytest.raises(UnsafeError, match="not encrypted"):
             say(plain)
         wire.close()
         assert wire.recv(5) is None
