@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -23,8 +24,8 @@ from typing import BinaryIO
 from linac.errors import StorageError
 from linac.transport.settling import SETTLING
 
-KEEP_BYTES = 64 << 20
-"""After so many more bytes the data is brought to the disk and the record says so. Meanwhile the next bytes arrive."""
+KEEP_SECONDS = 5.0
+"""So often the data is brought to the disk and the record says so, while the next bytes arrive: what a power cut costs."""
 
 PART, RECORD = ".part-", ".part-fetch.json"
 
@@ -120,15 +121,17 @@ class _Progress:
 
     def __init__(self, source: Source, file: BinaryIO, record: Path, begin: int) -> None:
         self._source, self._file, self._record = source, file, record
-        self.done = self._kept = begin
+        self.done = begin
+        self._kept = time.monotonic()
         self._keeper: threading.Thread | None = None
 
     def take(self, data: memoryview | bytes) -> None:
         self._file.write(data)
         self.done += len(data)
-        if self.done - self._kept >= KEEP_BYTES and (self._keeper is None or not self._keeper.is_alive()):
+        now = time.monotonic()
+        if now - self._kept >= KEEP_SECONDS and (self._keeper is None or not self._keeper.is_alive()):
             self._file.flush()
-            self._kept = self.done
+            self._kept = now
             self._keeper = threading.Thread(target=self._keep, args=(self.done,), name="fetch-to-disk", daemon=True)
             self._keeper.start()
 
