@@ -22,8 +22,9 @@ if sys.platform == "win32":
 ICOM_PORT = 1706
 CONNECT_SECONDS = 5.0
 RESOLVE_SECONDS = 5.0
-RECEIVE_BUFFER = 1 << 20
-"""Asked of the operating system: room for what comes while this process does not get to run."""
+RECEIVE_BUFFER = 4 << 20
+"""Asked of the operating system before connecting: room for what comes while this process does not get to run. Windows gives all of
+it, two minutes of iCom; Linux as much as `net.core.rmem_max` allows, as a rule six seconds' worth."""
 
 KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_COUNT = 10, 5, 3
 """Seconds without a byte until the system asks for the other end; seconds between asking; times until it gives up."""
