@@ -35,9 +35,12 @@ def worker(prefect_stack: "Stack") -> Iterator["Stack"]:
 
 def wait(what: str, condition: Callable[[], object], seconds: float = 60.0) -> None:
     until = time.monotonic() + seconds
-    while not condition():
+    while True:
+        began = time.monotonic()
+        if condition():
+            return
         assert time.monotonic() < until, f"not within {seconds:.0f} s: {what}"
-        time.sleep(0.2)
+        time.sleep(max(3 * (time.monotonic() - began), 0.2))  # asking the server costs it, and us, more than it seems
 
 
 def put_into_service(lab: "Lab", automations: bool = False) -> None:
