@@ -6,8 +6,20 @@ from dataclasses import dataclass
 from functools import partial
 
 from launch.bench import Limit, Row, Setting
-from launch.bench_capture import SMALL_BUFFER, Found, Kind, blocked_row, connected
-from launch.bench_capture_sides import SERIAL, InThread, Ours, Peer, Sink, all_archived, kept, loopback_linac, wait_until
+from launch.bench_capture import BLOCKED_MS, SMALL_BUFFER, Found, Kind, blocked_row, connected
+from launch.bench_capture_sides import (
+    SERIAL,
+    InThread,
+    Ours,
+    Peer,
+    Sink,
+    Untaken,
+    all_archived,
+    go_ahead,
+    kept,
+    loopback_linac,
+    wait_until,
+)
 from linac.capture import control
 from linac.simulator import Beam, Session
 
@@ -23,13 +35,15 @@ DRAIN_SECONDS = 60.0
 @dataclass
 class Hung(Found):
     """What one side reached. `sent`: messages of sessions sent; `right`: of those archived in the end; `waiting`: sessions whose
-    end came while the share hung; `drained`: seconds from the share's return until they were archived, None if they were not."""
+    end came while the share hung; `drained`: seconds from the share's return until they were archived, None if they were not;
+    `untaken`: see `Untaken`."""
 
     sent: int = 0
     right: int = 0
     waiting: int = 0
     drained: float | None = None
     losses: int = 0
+    untaken: float | None = None
 
 
 def measure(setting: Setting) -> Iterator[Row]:
@@ -40,11 +54,16 @@ def measure(setting: Setting) -> Iterator[Row]:
         kinds.append(("peer", partial(Peer, python=setting.peer)))
     kinds.append(("floor", Sink))
     setting.say(f"the share hangs for {seconds:.0f} s")
+    go_ahead()
     running = {name: InThread(partial(hang_trial, setting, seconds, name, kind)) for name, kind in kinds}
     found: dict[str, Hung] = {name: trial.result() for name, trial in running.items()}
     ours, peer = found["ours"], found.get("peer")
     name = f"longest blocked send of the linac while the share hangs, {seconds:.0f} s"
     yield blocked_row(name, ours, peer, found["floor"])
+    if ours.untaken is not None:
+        name = "the same as the linac's system counts it: bytes that the listener's had not taken"
+        others = [one and 1000 * (one.untaken or 0.0) for one in (peer, found["floor"])]
+        yield Row(name, 1000 * ours.untaken, "ms", *others, limit=BLOCKED_MS)
     yield Row("messages of patients sent in that time", ours.sent, peer=peer.sent if peer else None)
     yield Row("times that the connection was lost, or bytes dropped", ours.losses, limit=NO_LOSS)
     yield Row("sessions that ended while the share hung", ours.waiting)
@@ -54,8 +73,9 @@ def measure(setting: Setting) -> Iterator[Row]:
     setting.note(
         f"The linac's SO_SNDBUF is {SMALL_BUFFER} bytes, less than a message, and it sends 4 messages a second. Treatments of "
         f"{TREATMENT_SECONDS:.0f} s follow each other. How the share is made to hang: see the table of `bench capture`. A "
-        "linac that is held up sends less. Floor: a program that only reads and throws away, with a linac of its own at the same "
-        "time."
+        "linac that is held up sends less. The linacs have the processor before others where the system allows it: a real one "
+        "has its own. Floor: a program that only reads and throws away, with a linac of its own at the same time. As the "
+        "linac's system counts it (Linux, tcpi_busy_time): without the time in which the linac's program did not get to run."
     )
 
 
@@ -69,14 +89,17 @@ def hang_trial(setting: Setting, seconds: float, name: str, kind: Kind) -> Hung:
         sessions: list[Session] = []
         began = time.monotonic()
         linac.forget_sends()
+        untaken = Untaken(linac.clients[0])
         while (past := time.monotonic() - began - BEFORE_SECONDS) < seconds:
             if past >= 0:
                 side.behave("hang")
             if not sessions or sessions[-1].ended.is_set():
                 sessions.append(linac.start_session(_treatment(len(sessions), min(TREATMENT_SECONDS, seconds / 3))))
             time.sleep(0.5)
+            untaken.look()
         [client] = linac.clients
         found.blocked, found.still_blocked = client.longest_send_seconds, client.waiting > 1
+        found.untaken = untaken.longest
         ended = [session for session in sessions if session.ended.is_set()]
         found.waiting = len(ended)
         side.behave()

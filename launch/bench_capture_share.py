@@ -63,6 +63,8 @@ def watch(orders: str, share: str) -> None:
 
 def main() -> None:
     pid_file, path, orders, share, module = sys.argv[1:6]
+    if sys.platform != "win32" and os.getpriority(os.PRIO_PROCESS, 0) < 0:
+        os.setpriority(os.PRIO_PROCESS, 0, 0)  # whoever starts this may go ahead of others; this does not
     with open(f"{pid_file}.part", "w", encoding="ascii") as file:
         file.write(str(os.getpid()))
     os.replace(f"{pid_file}.part", pid_file)

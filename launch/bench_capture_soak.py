@@ -37,13 +37,11 @@ NEEDED_BYTES = 4 << 30
 FULL_BACKLOG_BYTES, FREE_BACKLOG_BYTES = 96 << 20, 24 << 20
 """The linac slows down when the first waits for the archiver, until no more than the second does: a session and a little."""
 
-FULL_QUEUE_BYTES = 1 << 20
-"""Likewise for the listener's queue. It never holds the linac up, so it would drop what comes faster than the disk takes it."""
+WAIT_BYTES = 2 << 20
+"""After so much the linac waits until the journal has it. The listener never holds the linac up, so at hundreds of times the real
+speed it would drop what comes while the disk pauses for half a second."""
 
-PACE_SECONDS = 1 / 2000
-"""Between messages, beside the time to make one: some 250 times as fast as real. The queue then lasts for a second in which the
-disk does nothing."""
-
+WAIT_SECONDS = 30.0
 SLOW_PACE_SECONDS = 0.1
 LOOK_SECONDS = 1.0
 IDLE_MESSAGES = 2400
@@ -55,10 +53,32 @@ _ID_AT = slice(39, 49)
 """Where the simulated linac's messages have the patient ID: 27 bytes of header, 12 of the first item."""
 
 
+class Written:
+    """How much was ever written to a journal, from outside, also where old segments are removed meanwhile."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._seen: dict[int, int] = {}
+        self._gone = 0
+
+    def bytes(self) -> int:
+        """To be asked at least once a minute: a segment that came and went in between would be missed."""
+        now: dict[int, int] = {}
+        for sequence, path in journal.segments(self._folder).items():
+            with contextlib.suppress(OSError):
+                size = path.stat().st_size if path.suffix == journal.SUFFIX else 0  # a packed one has not grown
+                now[sequence] = max(size, self._seen.get(sequence, 0))
+        self._gone += sum(size for sequence, size in self._seen.items() if sequence not in now)
+        self._seen = now
+        return self._gone + sum(now.values())
+
+
 @dataclass
 class Soak:
-    """What was sent and seen until now."""
+    """What was sent and seen until now. Every `WAIT_BYTES` the linac waits for the journal, which `written` looks at."""
 
+    linac: MeasuredLinac
+    written: Written
     sent: dict[bytes, "hashlib._Hash"] = field(default_factory=dict)
     counts: dict[bytes, int] = field(default_factory=dict)
     compared: int = 0
@@ -66,8 +86,13 @@ class Soak:
     wrong: int = 0
     memory: dict[str, list[float]] = field(default_factory=dict)
     disk: float = 0.0
+    behind: int = 0  # sent since the journal was last seen to have everything, and what it held then
+    held: int = 0
 
     def on_send(self, _moment: int, data: bytes) -> None:
+        self.behind += len(data)
+        if self.behind >= WAIT_BYTES:
+            self.linac.hold = self.keep_up
         patient = data[_ID_AT]
         if patient.startswith(b"SOAK-"):
             digest = self.sent.get(patient)
@@ -75,6 +100,11 @@ class Soak:
                 digest = self.sent[patient] = hashlib.sha256()
             digest.update(data)
             self.counts[patient] = self.counts.get(patient, 0) + 1
+
+    def keep_up(self) -> None:
+        """Wait until the journal has what was sent."""
+        wait_until(lambda: self.written.bytes() >= self.held + self.behind, WAIT_SECONDS, every=0.002)
+        self.held, self.behind = self.written.bytes(), 0
 
     def compare(self, root: Path, ended: set[bytes]) -> None:
         """Compare what is archived of sessions that have ended, and remove it."""
@@ -95,10 +125,11 @@ def measure(setting: Setting) -> Iterator[Row]:
     """Run for `setting.minutes`, or until the week is over."""
     if shutil.disk_usage(setting.work).free < NEEDED_BYTES:
         raise BenchError(f"The soak test needs {NEEDED_BYTES >> 30} GB of free disk. Choose another folder with --work.")
-    work, soak = setting.work / "soak", Soak()
+    work = setting.work / "soak"
     root, spool = work / "iCom", work / "spool"
     root.mkdir(parents=True)
     with loopback_linac(speed=AS_FAST_AS_POSSIBLE, keep=False) as linac:
+        soak = Soak(linac, Written(Spool(spool, SERIAL).journal))
         linac.on_send = soak.on_send
         linac.pace = 0.25
         host, port = linac.address
@@ -170,7 +201,7 @@ def _run(setting: Setting, linac: MeasuredLinac, soak: Soak, spool: Path, root: 
     """Treat one patient after the other until it is time, then let the archiver catch up."""
     sessions: list[Session] = []
     number, told, slow, last = 0, time.monotonic(), False, False
-    linac.pace = PACE_SECONDS
+    linac.pace = 0.0
     while True:
         over = time.monotonic() > until or linac.messages_sent >= WEEK_MESSAGES
         if over and not last:
@@ -187,10 +218,10 @@ def _run(setting: Setting, linac: MeasuredLinac, soak: Soak, spool: Path, root: 
         if CAN_TELL:
             for what, pid in pids.items():
                 soak.memory.setdefault(what, []).append(memory_bytes(pid) / 1e6)
-        backlog, queued = _waiting(spool)
+        backlog = _waiting(spool)
         soak.disk = max(soak.disk, journal.size(Spool(spool, SERIAL).journal) / 1e6)
         slow = backlog > FULL_BACKLOG_BYTES or (slow and backlog > FREE_BACKLOG_BYTES)
-        linac.pace = SLOW_PACE_SECONDS if (slow or queued > FULL_QUEUE_BYTES) and not last else PACE_SECONDS
+        linac.pace = SLOW_PACE_SECONDS if slow and not last else 0.0
         if last and not sessions:
             return
         if last and time.monotonic() > until:
@@ -211,13 +242,13 @@ def make_session(number: int) -> Session:
     return Session(_ID % number, "Simulated^Patient", [beam], idle_after=IDLE_MESSAGES)
 
 
-def _waiting(spool: Path) -> tuple[int, int]:
-    """What waits for the archiver and for the listener's disk, in bytes."""
+def _waiting(spool: Path) -> int:
+    """What waits for the archiver, in bytes."""
     try:
         status = control.status(spool, SERIAL)
     except LinacError:
-        return 0, 0
-    return (status.backlog_bytes, status.queue_bytes) if status is not None else (0, 0)
+        return 0
+    return status.backlog_bytes if status is not None else 0
 
 
 def _used(pids: dict[str, int]) -> dict[str, float]:

@@ -16,13 +16,14 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger, Pos
 from prefect.events.schemas.events import ResourceSpecification
 
 from blocks import Linac
+from tasks.live import HEARTBEAT
 from tasks.plan import MADE, Step
 from tasks.provision import find_deployment, read_deployment
 
-HEARTBEAT = "prefect.flow-run.heartbeat"
-
-SILENT_SECONDS = 65
-"""Heartbeats come every 30 s (prefect.toml): with two missing a run counts as dead. A new one needs some 10 s to begin."""
+SILENT_SECONDS = 40
+"""After so long without a heartbeat a run counts as dead. Prefect sends one every 30 s, which is as often as it can; a recording
+sends its own every 10 s (tasks/live.py), so that one that is killed is noticed within 45 s, as the server looks every 5 s. A new
+run needs some 15 s to begin."""
 
 ENDED = {"prefect.flow-run.Completed", "prefect.flow-run.Failed", "prefect.flow-run.Crashed", "prefect.flow-run.Cancelled"}
 

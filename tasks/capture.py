@@ -13,7 +13,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import TerminationSignal
-from prefect.runtime import flow_run
+from prefect.runtime import deployment, flow_run
 from prefect.states import Cancelled, Completed
 
 from blocks import Linac
@@ -24,7 +24,7 @@ from linac.capture.sessions import told_gaps
 from linac.capture.status import told_interruptions
 from linac.errors import LinacError
 from tasks.archiving import ROUND_SECONDS, Archiving
-from tasks.live import News, Rate, today_of
+from tasks.live import News, Rate, beat, today_of
 from tasks.provision import asked_once, state_type_of
 from tasks.queryable import Queryable
 from tasks.reports import artifact_key, table
@@ -33,6 +33,7 @@ STATE_SECONDS = 5.0
 """How often a run asks for its own state: after an outage of the API a cancel no longer reaches it otherwise (lab-prefect.md)."""
 
 ARTIFACT_SECONDS = 30.0
+BEAT_SECONDS = 10.0
 CLAIM_SECONDS, HAND_OVER_SECONDS = 1.0, 45.0
 """A new run waits so long for an old one of the same linac that is just ending, then leaves the work to it."""
 
@@ -122,8 +123,11 @@ class _Follower:
             self.take_up()
         else:
             self.log.info("Recorded by %s: this run only watches.", by_command(self.linac) or "a command")
-        next_state = next_artifact = 0.0
+        next_beat = next_state = next_artifact = 0.0
         while True:
+            if time.monotonic() >= next_beat:
+                next_beat = time.monotonic() + BEAT_SECONDS
+                beat(run_id, deployment.id)
             if self.claim.mine or self.inherit():
                 self.round()
             elif self.another():

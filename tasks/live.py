@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from datetime import datetime
+from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from prefect.events import emit_event
@@ -12,6 +13,7 @@ from linac.capture.ledger import ARCHIVED, Line
 from linac.capture.status import Status
 
 BARS = "▁▂▃▄▅▆▇█"
+HEARTBEAT = "prefect.flow-run.heartbeat"
 RATE_POINTS = 60
 """Points of the picture, one each time that the artifact is renewed: half an hour."""
 
@@ -47,6 +49,14 @@ class News:
         """Tell that the recording was stopped on purpose."""
         self.before = now
         self.tell("stopped", reason=reason, last_message=now.last_message if now is not None else None)
+
+
+def beat(run: UUID, deployment: str | None) -> None:
+    """One more sign of life of a run, the same that Prefect sends by itself, but not as often (see tasks/automations.py). Only
+    for the runs of a deployment: nobody watches others."""
+    if deployment is not None:
+        related = {"prefect.resource.id": f"prefect.deployment.{deployment}", "prefect.resource.role": "deployment"}
+        emit_event(event=HEARTBEAT, resource={"prefect.resource.id": f"prefect.flow-run.{run}"}, related=[related])
 
 
 class Rate:

@@ -112,7 +112,7 @@ class Backlog:
 
 
 class _GoneError(Exception):
-    """Somebody removed a draft: the journal is to be read again."""
+    """Somebody removed a draft, or put another journal in the place of ours: begin anew at the checkpoint."""
 
 
 class _Look(NamedTuple):
@@ -274,6 +274,8 @@ class Archiver:
 
     def _work(self, seconds: float) -> LinacError | None:
         reader = self._restore()
+        if self._replaced(reader):
+            raise _GoneError
         if self._free() < SHORT_BYTES:  # first of all: on a full disk nothing of what follows works
             self._tend()
         self._failed, self._away, self._asked, self._tried = None, False, False, []
@@ -367,6 +369,15 @@ class Archiver:
             self._marks = [warm]
         return self._reader
 
+    def _replaced(self, reader: Reader) -> bool:
+        """Whether this is another journal than a moment ago: somebody cleared it by hand, and a new listener began from 1."""
+        sequence = reader.position.sequence
+        known = journal.segments(self.places.journal)
+        if sequence not in known:
+            return bool(known) and max(known) < sequence
+        ours, now = self._runs.get(sequence), journal.run_of(self.places.journal, sequence)
+        return bool(ours and now) and ours != now
+
     def _sweep(self) -> None:
         """Remove the drafts of processes that were killed: the journal still has what is in them."""
         for left in self.places.drafts.glob("*.xz"):
@@ -375,7 +386,7 @@ class Archiver:
                     left.unlink()
 
     def _forget(self) -> None:
-        self._reader, self._cutter, self._marked = None, SessionCutter(self.silence_seconds), 0
+        self._reader, self._cutter, self._marked, self._runs = None, SessionCutter(self.silence_seconds), 0, {}
         for draft in [*self._pending, *([self._draft] if self._draft else [])]:
             draft.remove()
         self._draft, self._pending, self._tried = None, [], []
@@ -528,7 +539,7 @@ class Archiver:
             return
         for counter, (raw, _) in reversed(waiting.items()):
             try:
-                self.folder.write(f"{self._live_folder}/{counter:03d}.txt", raw)
+                self.folder.write(f"{self._live_folder}/{counter:03d}.txt", raw, durable=False)
             except LinacError:
                 self._live_pause_until = time.monotonic() + LIVE_PAUSE_SECONDS
                 return
@@ -646,8 +657,9 @@ def _bytes_behind(folder: Path, committed: Position) -> int:
     for sequence, path in journal.segments(folder).items():
         if sequence >= committed.sequence:
             with suppress(OSError):
-                total += path.stat().st_size - (committed.offset if sequence == committed.sequence else 0)
-    return max(total, 0)
+                size = path.stat().st_size  # packed it may be less than the offset, which counts unpacked bytes
+                total += max(size - (committed.offset if sequence == committed.sequence else 0), 0)
+    return total
 
 
 def _read_checkpoint(places: Spool) -> tuple[Position, Position]:

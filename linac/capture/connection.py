@@ -22,8 +22,9 @@ if sys.platform == "win32":
 ICOM_PORT = 1706
 CONNECT_SECONDS = 5.0
 RESOLVE_SECONDS = 5.0
-RECEIVE_BUFFER = 1 << 20
-"""Asked of the operating system: room for what comes while this process does not get to run."""
+RECEIVE_BUFFER = 4 << 20
+"""Asked of the operating system before connecting: room for what comes while this process does not get to run. Windows gives all
+of it, two minutes of iCom; Linux as much as `net.core.rmem_max` allows, as a rule six seconds' worth."""
 
 KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_COUNT = 10, 5, 3
 """Seconds without a byte until the system asks for the other end; seconds between asking; times until it gives up."""
@@ -129,16 +130,18 @@ def _set_options(sock: socket.socket) -> None:
 
 
 def close_in_order(sock: socket.socket, take: Callable[[bytes], None], seconds: float = 0.5) -> None:
-    """End a connection: FIN, hand to `take` what still comes (for at most `seconds`), close. The network's errors are ignored."""
+    """End a connection: FIN, hand to `take` what still comes within `seconds`, close. The network's errors are ignored."""
     try:
         sock.shutdown(socket.SHUT_WR)
         sock.settimeout(0.1)
         deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            data = sock.recv(65536)
-            if not data:
-                break
+        while data := sock.recv(65536):
             take(data)
+            late = time.monotonic() - deadline
+            if late >= seconds:
+                break
+            if late >= 0:
+                sock.setblocking(False)  # no longer waited for, but what is there already: unread, it would make a reset
     except OSError:  # gone already, or nothing came for a moment: now the buffer is empty
         pass
     finally:

@@ -21,6 +21,9 @@ from linac.capture.spool import WINDOWS_DEVICES
 LONGEST = 64
 """Characters of an ID or a name (DICOM allows 64 in each); with the rest of the path it stays under Windows's 260."""
 
+LONGEST_BYTES = 120
+"""The same in UTF-8: both together stay under the 255 bytes that Linux's file systems allow a name."""
+
 _FORBIDDEN = '<>:"/\\|?*%'
 """What Windows forbids in names, and the escape character itself. Control characters are escaped as well."""
 
@@ -38,8 +41,8 @@ def address_folder(address: str) -> str:
 def _safe_id(text: str) -> str:
     text = unicodedata.normalize("NFC", text.strip())
     safe = "".join(_escaped(letter) if letter in _FORBIDDEN or not letter.isprintable() else letter for letter in text)
-    if len(safe) > LONGEST:
-        safe = f"{safe[: LONGEST - 9]}~{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:8]}"
+    if safe != _cut(safe, LONGEST, LONGEST_BYTES):
+        safe = f"{_cut(safe, LONGEST - 9, LONGEST_BYTES - 9)}~{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:8]}"
     if safe.startswith("."):
         safe = _escaped(".") + safe[1:]
     base, dot, rest = safe.partition(".")
@@ -52,6 +55,11 @@ def _escaped(letter: str) -> str:
     return "".join(f"%{byte:02X}" for byte in letter.encode("utf-8", "surrogatepass"))
 
 
+def _cut(text: str, letters: int, size: int) -> str:
+    """The beginning of a text: no more letters, and in UTF-8 no more bytes, than these."""
+    return text[:letters].encode()[:size].decode(errors="ignore")
+
+
 def _safe_name(name: str | None) -> str:
     if name is None or not name.strip():
         return "None"
@@ -60,5 +68,5 @@ def _safe_name(name: str | None) -> str:
     if caret:
         text = f"{last}, {first}"
     text = "".join(" " if letter in _FORBIDDEN or letter in "^_" or not letter.isprintable() else letter for letter in text)
-    text = re.sub(r" +", " ", text).strip(" ,")[:LONGEST].rstrip(" .")
+    text = _cut(re.sub(r" +", " ", text).strip(" ,"), LONGEST, LONGEST_BYTES).rstrip(" .")
     return text or "None"

@@ -7,6 +7,7 @@ the journal gets a record that says what is missing, and recording goes on.
 One thread puts, one takes: each counts its bytes for itself, and the difference is what waits. No lock is shared.
 """
 
+import contextlib
 import queue
 import threading
 import time
@@ -131,6 +132,8 @@ class Recorder:
                 self._full = isinstance(error, DiskFullError)
                 self._told(f"unexpected {type(error).__name__} while writing the journal" if ours else str(error))
                 dirty_since, unsynced = None, 0
+                with contextlib.suppress(Exception):  # what was written before is to be safe, whatever fails now
+                    self.writer.sync()
                 if self._closing.wait(RETRY_SECONDS):
                     last_tries -= 1
                     if not last_tries:

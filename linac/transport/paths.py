@@ -150,8 +150,12 @@ class Folder(ABC):
         """Free space, in bytes."""
 
     @abstractmethod
-    def write(self, name: str, data: bytes) -> None:
-        """Write a small file, whole or not at all; its folders are made, an older file is replaced."""
+    def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
+        """Write a small file, whole or not at all; its folders are made, an older file is replaced.
+
+        `durable=False`: without waiting for the disk, for what is written again in a moment anyway. Power cut soon after may
+        leave an empty file.
+        """
 
     @abstractmethod
     def create(self, name: str, data: bytes) -> bool:
@@ -394,13 +398,14 @@ class LocalFolder(Folder):
         with self._explained("measure free space of", ""):
             return shutil.disk_usage(self.root._at("")).free
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
         with self._explained("write", name):
             self._make_above(name)
             with _aside(self._file(name)) as part, part.open("wb") as file:
                 file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
 
     def create(self, name: str, data: bytes) -> bool:
         path = self._file(name)
@@ -470,6 +475,18 @@ def _copy_whole(source: Path, target: Path) -> None:
             writer.flush()
             os.fsync(writer.fileno())
         shutil.copystat(source, part)
+    _sync_names(target.parent)
+
+
+def _sync_names(folder: Path) -> None:
+    """Bring new names in a folder to the disk, too, where the system can do that. Windows does it by itself."""
+    if os.name != "nt":
+        with contextlib.suppress(OSError):  # some file systems refuse it
+            handle = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
 
 
 @contextlib.contextmanager

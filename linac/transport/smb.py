@@ -360,8 +360,8 @@ class SmbFolder(Folder):
 
     # Writing
 
-    def write(self, name: str, data: bytes) -> None:
-        self._write_whole(name, lambda chunk: _pieces(io.BytesIO(data), chunk), len(data), None)
+    def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
+        self._write_whole(name, lambda chunk: _pieces(io.BytesIO(data), chunk), len(data), None, durable)
 
     def store(self, local: Path, name: str) -> None:
         with explain("store", f"{local} as {self._shown(name)}"), local.open("rb") as file:
@@ -373,17 +373,20 @@ class SmbFolder(Folder):
 
             self._write_whole(name, pieces, stat.st_size, stat.st_mtime_ns)
 
-    def _write_whole(self, name: str, pieces: Callable[[int], Iterator[bytes]], size: int, time_ns: int | None) -> None:
+    def _write_whole(
+        self, name: str, pieces: Callable[[int], Iterator[bytes]], size: int, time_ns: int | None, durable: bool = True
+    ) -> None:
         """Write beside the place, bring it to the disk, rename. What fails leaves nothing if the server still answers."""
         target = self._file(name)
         part = f"{target}{ASIDE}{uuid.uuid4().hex[:8]}"
         with self._link("write", name) as link:
-            opened = self._with_folders(link, name, lambda: self._begin_part(link, part, pieces, size))
+            opened = self._with_folders(link, name, lambda: self._begin_part(link, part, pieces, size, durable))
             try:
                 written = size
                 if size > link.write_chunk:
                     written = link.write_from(opened.handle, pieces(link.write_chunk))
-                    link.call(messages.flush(opened.handle))
+                    if durable:
+                        link.call(messages.flush(opened.handle))
                 if written != size:
                     raise StorageError(f"{self._shown(name)} was not stored: its source changed meanwhile. Try again.")
                 if time_ns is not None:
@@ -394,7 +397,9 @@ class SmbFolder(Folder):
                 raise
             link.close_soon(opened.handle)
 
-    def _begin_part(self, link: Link, part: str, pieces: Callable[[int], Iterator[bytes]], size: int) -> messages.Opened:
+    def _begin_part(
+        self, link: Link, part: str, pieces: Callable[[int], Iterator[bytes]], size: int, durable: bool
+    ) -> messages.Opened:
         """Make the file to write to; a small one gets its content in the same go."""
         rights = messages.READ_ATTRIBUTES | messages.WRITE_DATA | messages.WRITE_ATTRIBUTES | messages.DELETE
         make = messages.open_file(part, rights, if_there=messages.CREATE, options=messages.A_FILE)
@@ -405,7 +410,7 @@ class SmbFolder(Folder):
         for piece in pieces(link.write_chunk):
             chained.append(messages.write(offset, piece))
             offset += len(piece)
-        answers = link.chain(*chained, messages.flush())
+        answers = link.chain(*chained, *([messages.flush()] if durable else []))
         opened = messages.opened(_answers(answers[:1])[0])
         try:
             _answers(answers)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -90,3 +91,24 @@ def test_today_is_by_the_sites_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     assert [line.stamp for line in live.today_of(lines, "Australia/Sydney")] == ["b"]
     assert [line.stamp for line in live.today_of(lines, "Europe/London")] == ["a"]
+
+
+def test_a_beat_counts_as_a_sign_of_life_of_the_run_and_of_no_other_deployments(monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect.server.events.schemas.automations import EventTrigger
+    from prefect.server.events.schemas.events import ReceivedEvent
+
+    from tasks.automations import automations
+
+    sent: list[dict[str, Any]] = []
+    monkeypatch.setattr(live, "emit_event", lambda **facts: sent.append(facts))
+    run, ours, other = uuid4(), uuid4(), uuid4()
+    live.beat(run, str(ours))
+    live.beat(run, None)
+    [facts] = sent
+    event = ReceivedEvent(occurred=datetime.now(UTC), payload={}, id=uuid4(), **facts)
+    assert event.resource.id == f"prefect.flow-run.{run}"
+    for deployment, watched in ((ours, True), (other, False)):
+        trigger = EventTrigger.model_validate(automations("4299", deployment)[0].trigger.model_dump())
+        assert trigger.covers(event) == watched
+        assert trigger.starts_after(event.event)
+        assert trigger.expects(event.event)

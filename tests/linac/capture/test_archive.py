@@ -179,8 +179,8 @@ class Storage(LocalFolder):
         self.fail("after", action, name)
         return result
 
-    def write(self, name: str, data: bytes) -> None:
-        self._do("write", name, lambda: super(Storage, self).write(name, data))
+    def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
+        self._do("write", name, lambda: super(Storage, self).write(name, data, durable=durable))
 
     def store(self, local: Path, name: str) -> None:
         self._do("store", name, lambda: super(Storage, self).store(local, name))
@@ -509,10 +509,10 @@ def test_old_messages_are_not_live(site: SimpleNamespace) -> None:
 
 def test_live_is_dropped_when_the_share_is_slow_and_archiving_goes_on(site: SimpleNamespace) -> None:
     class Slow(Storage):
-        def write(self, name: str, data: bytes) -> None:
+        def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
             if name.startswith("live/"):
                 time.sleep(0.3)
-            super().write(name, data)
+            super().write(name, data, durable=durable)
 
     site.record(*site.lab.session("TEST-1", 30), *site.lab.idle(2, 30))
     began = time.monotonic()
@@ -686,6 +686,39 @@ def test_a_new_journal_is_not_taken_for_the_old_one(site: SimpleNamespace) -> No
     site.record(*site.lab.session("TEST-2", 9), *site.lab.idle(3, 9))
     assert len(site.archiver().run_once()) == 1
     assert len(site.files()) == 2
+
+
+@pytest.mark.parametrize("restarts", [0, 2], ids=["from the same segment", "from an earlier one"])
+@pytest.mark.parametrize("count", [2, 30], ids=["shorter", "longer"])
+def test_an_archiver_at_work_notices_a_new_journal_in_the_place_of_the_old_one(
+    site: SimpleNamespace, restarts: int, count: int
+) -> None:
+    for _ in range(restarts):
+        site.restart()
+    site.record(*site.lab.session("TEST-1", 9), *site.lab.idle(3, 9))
+    archiver = site.archiver()
+    assert len(archiver.run_once()) == 1
+    site.writer.close()
+    for path in site.journal.iterdir():
+        path.unlink()
+    assert archiver.run_once() == []
+    site.writer = Writer(site.journal, "4299")
+    treated = site.lab.session("TEST-2", count)
+    site.record(*treated, *site.lab.idle(3, count))
+    assert [item.messages for _ in range(3) for item in archiver.run_once()] == [count]
+    assert b"".join(treated) in [unpacked(data) for name, data in site.files().items() if "TEST-2" in name]
+    site.record(*site.lab.session("TEST-3", 9), *site.lab.idle(3, 9))
+    assert len(archiver.run_once()) == 1, "and stays with it"
+
+
+def test_the_backlog_counts_every_segment_that_waits_also_behind_a_packed_one(site: SimpleNamespace) -> None:
+    site.record(*site.lab.idle(300, 0))
+    site.archiver().run_once()
+    site.restart()
+    site.record(*site.lab.session("TEST-1", 30))
+    assert journal.seal(site.journal, 1)
+    plain = (site.journal / f"{2:08d}{journal.SUFFIX}").stat().st_size
+    assert backlog_bytes(site.spool, "4299") >= plain
 
 
 def test_the_checkpoint_holds_positions_only(site: SimpleNamespace) -> None:

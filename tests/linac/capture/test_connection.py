@@ -22,6 +22,15 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         service.close()
 
 
+def test_a_listener_that_does_not_get_to_run_holds_up_no_send(pair: tuple[socket.socket, socket.socket]) -> None:
+    """Five seconds of messages, one by one into a send buffer smaller than each, while nobody reads."""
+    _, service = pair
+    service.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    service.settimeout(0.5)
+    for _ in range(20):
+        service.sendall(b"x" * 8000)  # raises TimeoutError
+
+
 def test_bytes_that_nobody_has_read_yet_do_not_turn_the_end_into_a_reset(pair: tuple[socket.socket, socket.socket]) -> None:
     client, service = pair
     service.sendall(b"x" * 100_000)

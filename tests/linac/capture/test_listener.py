@@ -383,6 +383,21 @@ def test_what_a_full_disk_costs_is_not_laid_to_a_slow_one(tmp_path: Path, full: 
     assert recorder.close(10)
 
 
+def test_what_was_written_before_the_disk_filled_up_is_brought_to_the_disk(tmp_path: Path, lab: SimpleNamespace) -> None:
+    writer = Writer(tmp_path, "4299", reserve_bytes=0)
+    recorder = Recorder(writer, lambda _: None)
+    recorder.start()
+    recorder.data(b"written")
+    lab.wait_for(lambda: writer.dirty)
+    writer.reserve_bytes, writer._looked = 1 << 62, float("-inf")
+    recorder.data(b"waits")
+    lab.wait_for(lambda: recorder.failing)
+    lab.wait_for(lambda: not writer.dirty, what="a sync although the disk is full")
+    assert recorder.failing
+    writer.reserve_bytes = 0
+    assert recorder.close(10)
+
+
 def test_what_was_dropped_last_is_said_at_the_end(tmp_path: Path) -> None:
     writer = StallingWriter(tmp_path)
     writer.going.clear()

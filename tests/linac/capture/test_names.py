@@ -46,6 +46,12 @@ def test_very_long_ids_stay_apart() -> None:
     assert max(len(one), len(two)) <= 64 + 1 + 64
 
 
+def test_long_names_of_letters_that_take_several_bytes_fit_on_linux_too() -> None:
+    one, two = patient_folder("患" * 64 + "1", "無" * 64), patient_folder("患" * 64 + "2", "無" * 64)
+    assert one != two
+    assert max(len(one.encode()), len(two.encode())) <= 255
+
+
 @UNHURRIED
 @given(TEXT, st.none() | TEXT)
 def test_every_name_is_one_part_that_windows_keeps_as_it_is(patient_id: str, name: str | None) -> None:
@@ -56,6 +62,7 @@ def test_every_name_is_one_part_that_windows_keeps_as_it_is(patient_id: str, nam
     assert folder.split(".")[0].rstrip().lower() not in ("con", "prn", "aux", "nul", "com1", "lpt9")
     assert not PureWindowsPath(folder).is_absolute()
     assert len(PureWindowsPath(folder).parts) == 1
+    assert len(folder.encode()) <= 255
 
 
 @UNHURRIED

@@ -86,8 +86,8 @@ class FailingFolder(Folder):
     def store(self, local: Path, name: str) -> None:
         self._change(lambda: self._real.store(local, name), name, local.read_bytes())
 
-    def write(self, name: str, data: bytes) -> None:
-        self._change(lambda: self._real.write(name, data), name, data)
+    def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
+        self._change(lambda: self._real.write(name, data, durable=durable), name, data)
 
     def create(self, name: str, data: bytes) -> bool:
         if self._torn and self.left == 1:

@@ -403,8 +403,8 @@ class Flaky(LocalFolder):
         if self.left == 0:
             raise KeyboardInterrupt
 
-    def write(self, name: str, data: bytes) -> None:
-        self._change(lambda: super(Flaky, self).write(name, data))
+    def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
+        self._change(lambda: super(Flaky, self).write(name, data, durable=durable))
 
     def replace(self, old: str, new: str) -> None:
         self._change(lambda: super(Flaky, self).replace(old, new))
