@@ -75,6 +75,15 @@ class Site(Block):
             "computer of the site's Prefect worker."
         ),
     )
+    capture_spool: str = Field(
+        default="",
+        title="Spool folder of services",
+        description=(
+            "Spool folder of the linacs that a Windows service or systemd records, for example 'D:\\linac-flows\\spool'; left "
+            "empty, it is the spool folder above or, where that is a path of the other system, "
+            "'C:\\ProgramData\\linac-flows\\spool' or '/var/lib/linac-flows/spool'."
+        ),
+    )
     iview: Share | None = Field(
         default=None,
         title="iView database",

@@ -281,7 +281,7 @@ class TestTheForm:
         ("answer", "words"),
         [
             ({"serial": "../4299"}, "letters, digits"),
-            ({"address": "192.168.17.400"}, "IP address such as"),
+            ({"address": "192.168.17.4O"}, "is not an address"),
             ({"icom_port": 0}, "greater than or equal to 1"),
             ({"energies": ["much"]}, "An energy is a number"),
             ({"service": "cron"}, "'prefect worker', 'nssm' or 'systemd'"),
