@@ -10,6 +10,7 @@ from prefect.blocks.core import Block
 from pydantic import AfterValidator, Field
 
 from blocks.credentials import SmbCredentials, SshGateway
+from blocks.schema import OneSchema
 from blocks.share import Share
 from blocks.site import Site
 from linac.errors import SetupError
@@ -86,7 +87,7 @@ Energy = Annotated[str, AfterValidator(checked_energy)]
 Host = Annotated[str, AfterValidator(checked_host)]
 
 
-class Linac(Block):
+class Linac(OneSchema, Block):
     """An Elekta linac that is recorded and indexed.
 
     Example:

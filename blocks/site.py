@@ -7,6 +7,7 @@ from prefect.blocks.core import Block
 from pydantic import BaseModel, Field, field_validator
 
 from blocks.credentials import SshGateway
+from blocks.schema import OneSchema
 from blocks.share import Share
 
 DEFAULT_WORK_POOL = "linac-flows"
@@ -37,7 +38,7 @@ class Forward(BaseModel):
         return text.strip()
 
 
-class Site(Block):
+class Site(OneSchema, Block):
     """A site with its records share, its time zone and the computer that records its linacs.
 
     Example:

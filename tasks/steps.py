@@ -155,12 +155,21 @@ def block(linac: Linac, before: Linac | None) -> Step:
     """The linac's block, with what differs from the one that is there."""
     name = block_name(linac.serial)
     changed = differences(facts(before), facts(linac)) if before is not None else []
+    if before is not None and not changed and secrets(before) != secrets(linac):
+        changed = ["another account or key of the same name"]
     change = MADE if before is None else f"updated: {', '.join(changed)}" if changed else ""
 
     def do() -> None:
         linac.save(name, overwrite=True)
 
     return Step(f"Block {name}", change, do)
+
+
+def secrets(linac: Linac) -> list[object]:
+    """What its accounts and logins hold, for comparing alone: two blocks may have one user name and two passwords."""
+    accounts, logins = (linac.backup.credentials, linac.service_account), (linac.backup.gateway, linac.capture_login)
+    kept: list[object] = [(item.domain, item.password) if item is not None else None for item in accounts]
+    return kept + [(item.private_key, item.key_file, item.host_key) if item is not None else None for item in logins]
 
 
 def facts(linac: Linac) -> dict[str, object]:
@@ -181,4 +190,5 @@ def facts(linac: Linac) -> dict[str, object]:
         "capture host": linac.capture_host,
         "energies": list(linac.energies),
         "iView alias": linac.iview_alias,
+        "folder for service files": linac.service_folder,
     }

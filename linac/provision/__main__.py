@@ -281,11 +281,11 @@ def _push(chosen: argparse.Namespace) -> int:
     programs = push.Programs(_bytes(chosen.python_embed), _bytes(chosen.nssm))
     if chosen.dry_run:
         pending = push.look(host, what, programs)
-        print(
-            *(f"to be copied: {name}" for name in pending.changed), *(f"to be removed: {name}" for name in pending.gone), sep="\n"
-        )
-        print(*(f"to be started: the service of linac {serial}" for serial in pending.stopped), sep="\n")
-        print(f"{pending.home} on {chosen.host}: this is what would be changed; nothing was." if pending else pending.told)
+        lines = [f"to be copied: {name}" for name in pending.changed]
+        lines += [f"to be removed: {name}" for name in pending.gone]
+        lines += [f"to be started: the service of linac {serial}" for serial in pending.stopped]
+        lines += [f"{pending.home} on {chosen.host}: this is what would be changed; nothing was." if pending else pending.told]
+        print(*lines, sep="\n")
         return 0
     push.push(host, what, print, programs, password=_password(what), wait_seconds=chosen.wait)
     return 0

@@ -102,7 +102,7 @@ def push(
 def is_there(host: Host, what: Services, serial: str, *, home: str = "") -> bool:
     """Whether there is something of this linac to take away with `withdraw`."""
     system = _system(host, what, home)
-    return system.runs(serial) or any(name.startswith(_of(serial)) for name in system.found())
+    return system.runs(serial) or _holds(system, serial)
 
 
 def withdraw(
@@ -120,8 +120,13 @@ def withdraw(
     What was recorded stays, and so does the bundle's folder. Raises as `push` does.
     """
     system = _system(host, what, home)
-    if system.found():
+    if _holds(system, serial):
         say(system.uninstall(serial).rstrip())
+    elif system.runs(serial):
+        raise SetupError(
+            f"{system.service(serial)} runs on the host, but not from {system.home}: somebody else installed it. Have it "
+            "uninstalled with the scripts that it was installed with."
+        )
     if others is not None:
         files = _files(others, programs, system.home)
         pending = _pending(system, files, others)
@@ -130,8 +135,10 @@ def withdraw(
         say(pending.told)
 
 
-def _of(serial: str) -> tuple[str, ...]:
-    return f"{serial}_listening.", f"icom-listening-{serial}."
+def _holds(system: System, serial: str) -> bool:
+    """Whether the bundle there has this linac's service in it."""
+    own = (f"{serial}_listening.", f"icom-listening-{serial}.")
+    return any(name.startswith(own) for name in system.found())
 
 
 def _system(host: Host, what: Services, home: str) -> System:

@@ -11,7 +11,7 @@ from blocks import Linac, Share, Site, SmbCredentials, SshGateway
 from blocks.linac import Service, checked_energy
 from linac.errors import SetupError
 from tasks import forms
-from tasks.steps import differences, facts
+from tasks.steps import block, differences, facts
 
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl"
 
@@ -50,6 +50,18 @@ def test_a_login_installs_a_service_and_nothing_else() -> None:
     assert told["SSH login"] == "tunnel at gate.nbcc.example port 38471"
     assert told["account of the service"] == "icomreader"
     assert "geheim" not in str(told)
+
+
+def test_what_differs_is_saved_whether_it_may_be_told_or_not() -> None:
+    one = linac(nss_credentials="nss-4299")
+    assert not block(one, one).change
+    other = one.model_copy(deep=True)
+    assert other.backup.credentials is not None
+    other.backup.credentials.password = SecretStr("Sicherlich-geheim-8")
+    assert block(other, one).change == "updated: another account or key of the same name"
+    assert block(linac(nss_credentials="nss-4299", service_folder="/for-it"), one).change == (
+        "updated: folder for service files none → /for-it"
+    )
 
 
 @pytest.mark.parametrize(

@@ -128,4 +128,6 @@ def test_what_hinders_it_is_told_before_anything_is_changed(
 def test_an_account_is_named_as_windows_names_it(account: dict[str, str], log_on: str, make: Callable[..., Linac]) -> None:
     linac = make(service=Service.NSSM, service_account=SmbCredentials(**account, password=SecretStr("geheim")))
     linac.site.records, linac.site.spool = Share(path=r"\\srv\records"), r"D:\spool"
-    assert files.services_of([make("2619", service=Service.NSSM, site=linac.site), linac]).log_on == log_on
+    assert (
+        files.services_of([make("2619", address="192.168.17.41", service=Service.NSSM, site=linac.site), linac]).log_on == log_on
+    )

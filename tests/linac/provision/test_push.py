@@ -1,5 +1,6 @@
 """Pushing to a capture host: a real sshd, a real listener, a simulated linac. Stood in: systemctl, and what makes accounts."""
 
+import io
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,12 +13,16 @@ import pytest
 from linac.capture import control
 from linac.errors import SetupError, UnreachableError
 from linac.provision import NSSM, SYSTEMD, Listening, Services
+from linac.provision.__main__ import main
 from linac.provision.push import push
 from linac.simulator import SimulatedLinac
 from linac.simulator.sshd import is_installed
 from tests.linac.provision.linux_host import linux_host
 
 pytestmark = pytest.mark.skipif(os.name == "nt" or not is_installed(), reason="OpenSSH's server is not installed")
+
+
+HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl"
 
 
 @pytest.fixture
@@ -71,6 +76,28 @@ def test_a_push_ends_with_messages_and_pushing_again_changes_nothing(
         assert now.pid == status.pid  # the recording went on
         assert now.reconnects == status.reconnects
         assert not [path for path in lab.top.iterdir() if path.name.startswith("opt.")]
+
+
+def test_a_dry_run_shows_what_would_be_copied_and_started(lab: SimpleNamespace, capsys: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("linac.provision.push.LINUX_HOME", lab.home)
+    server = lab.server
+    where = ["--host", server.host, "--ssh-port", str(server.port), "--user", server.user, "--key-file", str(server.key_file)]
+    what = ["--serial", "4299", "--address", "192.168.17.40", "--records", "/mnt/records"]
+    assert main(["push", *where, "--host-key", server.host_key, *what, "--dry-run"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert "to be copied: icom-listening-4299.service" in said
+    assert "to be started: the service of linac 4299" in said
+    assert said[-1].endswith("this is what would be changed; nothing was.")
+    assert not Path(lab.home).exists()
+
+
+def test_on_windows_an_account_needs_its_password_from_somewhere(capsys: Any, monkeypatch: Any) -> None:
+    host = ["--host", "127.0.0.1", "--user", "physics", "--host-key", HOST_KEY, "--kind", "nssm", "--log-on", "HOSPITAL\\icom"]
+    what = ["--serial", "4299", "--address", "192.168.17.40", "--records", "D:\\records"]
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    monkeypatch.delenv("LINAC_FLOWS_SERVICE_PASSWORD", raising=False)
+    assert main(["push", *host, *what]) == 1
+    assert "set LINAC_FLOWS_SERVICE_PASSWORD" in capsys.readouterr().err
 
 
 def test_silence_is_told(lab: SimpleNamespace, pushed: Callable[..., list[str]]) -> None:

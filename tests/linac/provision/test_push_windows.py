@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from linac.capture import control
-from linac.errors import SetupError, UnreachableError
+from linac.errors import SetupError
 from linac.provision import NSSM, Listening, Services
+from linac.provision import windows as batch
 from linac.provision.push import Programs, is_there, look, push, withdraw
 from linac.provision.push_windows import Windows as PushedWindows
 from linac.simulator import SimulatedLinac
@@ -54,7 +55,7 @@ if [ -e {tools}/running-icom_listening_4299 ] && [ ! -e {lab}/started ]; then
   touch {lab}/started
   setsid {python} -m linac.icom listen $(cat {lab}/listen) >{lab}/listener.log 2>&1 </dev/null &
 fi
-{python} -m linac.icom status --serial 4299 --spool {spool} >{tools}/status 2>&1
+case "$command" in *services-status*) {python} -m linac.icom status --serial 4299 --spool {spool} >{tools}/status 2>&1 ;; esac
 printf '\xff\xfe' >"$here/command.txt"
 printf 'cmd.exe /s /c "%s >"%s\\out.txt" 2>&1 <"%s\\in.txt""' "$command" "$dos" "$dos" |
   iconv -f UTF-8 -t UTF-16LE >>"$here/command.txt"
@@ -162,13 +163,20 @@ def test_a_push_ends_with_messages_and_pushing_again_changes_nothing(
         ]
 
 
-def test_a_login_shell_may_be_powershell(lab: SimpleNamespace, pushed: Callable[..., list[str]]) -> None:
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Services with few settings: each takes wine its time, and test_windows.py looks at all of them."""
+    monkeypatch.setattr(batch, "NSSM_SETTINGS", batch.NSSM_SETTINGS[:2])
+
+
+def test_a_login_shell_may_be_powershell(lab: SimpleNamespace) -> None:
     (lab.top / "powershell").touch()
-    pending = look(lab.gateway, services(), programs(lab.windows), home=lab.home)
-    assert (pending.is_new, pending.stopped) == (True, ("4299",))
-    said = pushed(services(), wait_seconds=None)
-    assert said[-1] == "icom_listening_4299: runs."
-    assert (lab.folder / "4299_listening.bat").exists()
+    system = PushedWindows(lab.gateway, lab.home)
+    assert (system.found(), system.runs("4299")) == ({}, False)
+    files = {"program/a.py": b"a", "4299_listening.bat": b"b", "SHA256SUMS.txt": f"{'0' * 64} *program/a.py\n".encode()}
+    system.place(files, ["program/a.py", "4299_listening.bat"], ["not-there.txt"])
+    assert {path.relative_to(lab.folder).as_posix(): path.read_bytes() for path in lab.folder.rglob("*.*")} == files
+    assert system.found() == {"program/a.py": "0" * 64}
 
 
 def test_a_linac_more_a_linac_less_and_a_push_that_broke_off_leave_the_running_one_alone(
@@ -210,11 +218,13 @@ def test_what_the_host_refuses_is_told(lab: SimpleNamespace, pushed: Callable[..
     (lab.windows.tools / "refuse-AppDirectory").touch()
     with pytest.raises(SetupError, match=r"(?s)The installation failed on the host.*NSSM refused: AppDirectory"):
         pushed(services(), wait_seconds=0)
-    (lab.windows.tools / "refuse-AppDirectory").unlink()
-    with pytest.raises(UnreachableError, match="no message has come within 0 s"):
-        pushed(services(), wait_seconds=0)
-    with pytest.raises(SetupError, match="a quotation mark"):
-        pushed(services(log_on=ACCOUNT), password='a"b & echo PWNED', wait_seconds=None)
+
+
+@pytest.mark.parametrize("password", ['a"b & echo PWNED', "ends in \\", "Größe", "two\nlines"])
+def test_a_password_that_a_batch_file_cannot_pass_on_is_refused(password: str) -> None:
+    with pytest.raises(SetupError, match="a quotation mark") as caught:
+        batch.check_password(password)
+    assert password not in str(caught.value)
 
 
 @pytest.mark.parametrize("home", [r"\\server\share\x", "C:x", "C:\\100%\\x", 'C:\\a"b', "/opt/x"])
