@@ -185,9 +185,9 @@ def end_listeners(linacs: list[Linac], say: Callable[[str], None]) -> bool:
     ended = True
     for linac in linacs:
         try:
-            if control.is_running(linac.site.spool, linac.serial) and not is_a_commands(linac.site.spool, linac.serial):
+            if control.is_running(linac.spool, linac.serial) and not is_a_commands(linac.spool, linac.serial):
                 say(f"Ending the listener of linac {linac.serial}...")
-                ended = control.stop(linac.site.spool, linac.serial) and ended
+                ended = control.stop(linac.spool, linac.serial) and ended
         except LinacError as error:
             say(str(error))
             ended = False
