@@ -33,7 +33,7 @@ from tasks.tunnels import ensure_tunnel
 CANCEL_SECONDS = 40.0
 """A capture run stops its listener within 10 s; Prefect ends a run that ignores its cancel after 30 s."""
 
-TUNNELS_SECONDS = 12.0
+TUNNELS_SECONDS = 5.0
 """So long tunnels wait for the runs that may work through them."""
 
 STRANGER_SECONDS = 10.0

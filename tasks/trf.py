@@ -17,7 +17,7 @@ from linac.errors import BackupError, DamagedError, LinacError, SetupError, Stor
 from linac.index import Index, Log
 from linac.index.backups import Damaged
 from linac.transport import Entry, Folder
-from linac.transport.records import require
+from linac.transport.records import require, sweep
 from linac.trf.backup import check_zip, read_trfs
 from tasks.reports import BackupResult, DamagedBackup
 
@@ -33,6 +33,9 @@ ARRIVING = ".backups"
 
 ARRIVING_SECONDS = 8 * 86400.0
 """What has lain there so long is of a backup that the NSS has dropped."""
+
+WRITTEN_TO = ("TRF", "iCom")
+"""Folders in the records share that this project writes to."""
 
 RETRIES = 2
 RETRY_SECONDS = 20
@@ -210,9 +213,13 @@ def note_damaged(linac: Linac, results: list[BackupResult]) -> None:
 @task(name="pack samples harder", cache_policy=NO_CACHE, retries=RETRIES, retry_delay_seconds=RETRY_SECONDS)
 def repack_samples(linac: Linac) -> list[str]:
     """Pack what came into a site's index since the last time harder, half an hour at most: to a sixth of the logs' size and less.
-    It disturbs no reader; with nothing new it costs two listings. Returns what is damaged, which is told once."""
+    It disturbs no reader; with nothing new it costs little. First, what was left half-written is swept away. Returns what is
+    damaged, which is told once."""
     with present_records(linac.site.records) as records:
+        left = sweep(records, WRITTEN_TO)
         done = Index(records).repack()
+    if left:
+        get_run_logger().info("%s files that a power cut or a lost share had left half-written were removed.", left)
     if done.files or done.months_left:
         get_run_logger().info(
             "Samples: %s files packed harder, %.1f MB to %.1f MB; %s months are left for the next run.",

@@ -38,6 +38,9 @@ LONG_PATH = 230
 STALE_SECONDS = 86400.0
 """A file still being written that nobody has touched for so long was left by a crash or a power cut."""
 
+LEFT = re.compile(r"\.part-[0-9a-f]{8}")
+"""How the name of a file ends that `write` or `store` was amid: what is called otherwise is another's."""
+
 _FORBIDDEN = re.compile('[\x00-\x1f"*:<>?|\ud800-\udfff]')
 _FORBIDDEN_IN_PATTERNS = re.compile('[\x00-\x1f":<>|\ud800-\udfff]')
 """What a name on a Windows server cannot hold (a colon would even lead into another stream of the file), and half characters,
@@ -430,7 +433,7 @@ class LocalFolder(Folder):
             before = time.time() - older_seconds
             for item in list(os.scandir(self._at(name))):
                 with contextlib.suppress(FileNotFoundError, PermissionError):  # another sweeps too, or still writes it
-                    if ASIDE in item.name and item.is_file() and item.stat().st_mtime < before:
+                    if LEFT.fullmatch(item.name[-14:]) and item.is_file() and item.stat().st_mtime < before:
                         os.unlink(item.path)
                         removed += 1
         return removed

@@ -28,6 +28,7 @@ from linac.transport.credentials import Credentials
 from linac.transport.fetching import Source
 from linac.transport.paths import (
     ASIDE,
+    LEFT,
     REPLACE_FIRST_PAUSE_SECONDS,
     REPLACE_TRIES,
     STALE_SECONDS,
@@ -519,7 +520,7 @@ class SmbFolder(Folder):
         removed = 0
         with self._link("tidy", name) as link:
             for item in _listed(link, self._at(name), f"*{ASIDE}*"):
-                if ASIDE in item.name and not item.is_folder and messages.as_datetime(item.time_100ns) < before:
+                if LEFT.fullmatch(item.name[-14:]) and not item.is_folder and messages.as_datetime(item.time_100ns) < before:
                     path = "\\".join(part for part in (self._at(name), item.name) if part)
                     with contextlib.suppress(StatusError):  # another sweeps too, or still writes it
                         open_it = messages.open_file(path, messages.DELETE, share=messages.SHARE_NONE)
