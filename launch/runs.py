@@ -23,6 +23,7 @@ from prefect.states import Cancelled, Cancelling, Crashed
 from blocks import Linac, Site
 from blocks.linac import Service
 from blocks.loading import named
+from launch.processes import start_of
 from launch.stack import write_json
 from linac.capture import control
 from linac.capture.follower import is_a_commands
@@ -71,11 +72,20 @@ def cancel_running(say: Callable[[str], None]) -> bool:
                     asked[run.id] = now
                     say(f"Ending {run.name}...")
                     _cancel(client, run)
+                elif _is_gone(run):
+                    client.set_flow_run_state(run.id, Cancelled(message="Its process has ended."), force=True)
                 elif run.work_pool_name is None and now - asked[run.id] >= STRANGER_SECONDS:
                     say(f"{run.name} gives no sign of life; it counts as ended.")
                     client.set_flow_run_state(run.id, Cancelled(message="It gave no sign of life."), force=True)
             time.sleep(0.5)
     return True
+
+
+def _is_gone(run: FlowRun) -> bool:
+    """Whether a run's process has ended. Its worker, on this computer, says so only once it has started another one, which looks
+    for hooks of the flow: that takes seconds, on a busy computer half a minute."""
+    pid = run.infrastructure_pid or ""
+    return pid.isdecimal() and not start_of(int(pid))
 
 
 def _cancel(client: SyncPrefectClient, run: FlowRun) -> None:

@@ -28,8 +28,6 @@ class UnsafeError(SMBException):  # type: ignore[misc]  # smbprotocol has no typ
 class Cipher:
     """What smbprotocol agreed on with the server, applied without copying each message several times ([MS-SMB2] 2.2.41)."""
 
-    _NONCE = struct.Struct("<4s16s16sIHHQ")
-
     def __init__(self, connection: Connection, session: Session) -> None:
         number = connection.cipher_id if connection.dialect >= Dialects.SMB_3_1_1 else Ciphers.AES_128_CCM
         galois = number in (Ciphers.AES_128_GCM, Ciphers.AES_256_GCM)

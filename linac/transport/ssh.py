@@ -22,18 +22,7 @@ import paramiko
 
 from linac.errors import SetupError, StorageError
 from linac.transport.connecting import check_numbers
-from linac.transport.ssh_errors import (
-    ForwardProhibitedError,
-    GatewayHungError,
-    GatewayLostError,
-    GatewayRefusedError,
-    GatewayUnreachableError,
-    HostKeyChangedError,
-    ListenRefusedError,
-    LoginRefusedError,
-    NotSshError,
-    TargetRefusedError,
-)
+from linac.transport.ssh_errors import GatewayHungError
 from linac.transport.ssh_keys import ALGORITHMS, HostKey, host_keys, private_key
 from linac.transport.ssh_link import BROKEN, Link, shown_host_key
 from linac.transport.tunnel import LocalForward
@@ -268,22 +257,3 @@ def shown_key(host: str, port: int = 22, kind: str = "ssh-ed25519", timeout: flo
     check_numbers(port, timeout)
     kinds = [kind, *(other for other in ALGORITHMS if other != kind)]
     return shown_host_key(host, port, kinds, timeout)
-
-
-__all__ = [
-    "ForwardProhibitedError",
-    "Gateway",
-    "GatewayHungError",
-    "GatewayLostError",
-    "GatewayRefusedError",
-    "GatewayUnreachableError",
-    "HostKey",
-    "HostKeyChangedError",
-    "Link",
-    "ListenRefusedError",
-    "LocalForward",
-    "LoginRefusedError",
-    "NotSshError",
-    "TargetRefusedError",
-    "shown_key",
-]

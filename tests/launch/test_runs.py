@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import os
 import subprocess
 import sys
 import time
@@ -268,6 +269,7 @@ class Ending:
                 id=name,
                 name=name,
                 work_pool_name=None if "stranger" in kind else "pool",
+                infrastructure_pid=kind.partition("pid ")[2] or None,
                 state=SimpleNamespace(type=StateType.PENDING if "pending" in kind else StateType.RUNNING),
                 kind=kind,
                 looks=0,
@@ -319,6 +321,16 @@ def test_a_command_line_run_whose_process_was_killed_is_not_waited_for(monkeypat
     assert ending.asked == [("killed", "CANCELLING"), ("killed", "CANCELLED"), ("tunnel", "CANCELLING")]
     assert "killed gives no sign of life" in " ".join(said)
     assert time.monotonic() - began < 5.5
+
+
+def test_a_run_whose_process_has_ended_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its worker is slow to say so."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait(30)
+    ending = Ending(monkeypatch, capture=f"dead pid {process.pid}", other=f"dead pid {os.getpid()}")
+    assert not runs.cancel_running(lambda _: None)
+    assert ending.asked[:3] == [("capture", "CANCELLING"), ("other", "CANCELLING"), ("capture", "CANCELLED")]
+    assert ending.asked[3:] == [("other", "CANCELLED")], "this one's process lives: it was waited for"
 
 
 def test_a_run_that_never_ends_is_told_and_hangs_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,8 @@ from linac.errors import LinacError, UnreachableError
 from linac.simulator.samba import Samba
 from linac.transport import AwayError, connect, smb, ssh_link
 from linac.transport.smb import SmbFolder
-from linac.transport.ssh import Gateway, HostKeyChangedError
+from linac.transport.ssh import Gateway
+from linac.transport.ssh_errors import HostKeyChangedError
 
 if TYPE_CHECKING:
     from linac.simulator.sshd import SshServer

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from linac.errors import LinacError, SetupError, StorageError
-from linac.transport import ssh, ssh_link
+from linac.transport import ssh, ssh_errors, ssh_link
 from linac.transport.ssh import Gateway
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ class TestLogin:
 
     def test_another_key_is_refused_with_what_to_do_and_no_word_of_it(self, ssh_server: "SshServer") -> None:
         stranger = ssh_server.make_key("stranger")
-        text = trouble(lambda: to(ssh_server, key=stranger).connect(), ssh.LoginRefusedError)
+        text = trouble(lambda: to(ssh_server, key=stranger).connect(), ssh_errors.LoginRefusedError)
         assert "authorized_keys" in text
         assert stranger.read_text().splitlines()[1] not in text
 
@@ -174,11 +174,11 @@ class TestLogin:
         self, own_server: Callable[..., "SshServer"]
     ) -> None:
         server = own_server(PubkeyAuthentication="no", PasswordAuthentication="yes")
-        assert "PubkeyAuthentication" in trouble(lambda: to(server).connect(), ssh.LoginRefusedError)
+        assert "PubkeyAuthentication" in trouble(lambda: to(server).connect(), ssh_errors.LoginRefusedError)
 
     def test_an_agent_that_is_not_there_is_told(self, ssh_server: "SshServer", monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
-        assert "no key at all" in trouble(lambda: to(ssh_server, key=None).connect(), ssh.LoginRefusedError)
+        assert "no key at all" in trouble(lambda: to(ssh_server, key=None).connect(), ssh_errors.LoginRefusedError)
 
     @pytest.mark.skipif(os.name == "nt", reason="starts an agent on a POSIX socket")
     def test_the_agents_keys_are_used(self, ssh_server: "SshServer", tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +206,9 @@ class TestLogin:
             agent.bind(path)
             agent.listen(1)
             monkeypatch.setenv("SSH_AUTH_SOCK", path)
-            assert "no key at all" in trouble(lambda: to(ssh_server, key=None, timeout=1.0).connect(), ssh.LoginRefusedError)
+            assert "no key at all" in trouble(
+                lambda: to(ssh_server, key=None, timeout=1.0).connect(), ssh_errors.LoginRefusedError
+            )
             agent.accept()[0].close()
 
 
@@ -220,7 +222,7 @@ class TestHostKey:
         server.new_host_key()
         server.start()
         now = ssh.host_keys(server.host_key)[0]
-        text = trouble(gateway.connect, ssh.HostKeyChangedError)
+        text = trouble(gateway.connect, ssh_errors.HostKeyChangedError)
         assert before.fingerprint in text
         assert now.fingerprint in text
         assert "installed anew" in text
@@ -235,7 +237,7 @@ class TestHostKey:
         server.stop()
         server.new_host_key("ecdsa")
         server.start()
-        assert "ecdsa-sha2-nistp256" in trouble(gateway.connect, ssh.HostKeyChangedError)
+        assert "ecdsa-sha2-nistp256" in trouble(gateway.connect, ssh_errors.HostKeyChangedError)
 
     def test_of_a_server_with_several_the_pinned_kind_is_asked_for(self, ssh_server: "SshServer", tmp_path: Path) -> None:
         server = type(ssh_server)(tmp_path / "two")
@@ -281,7 +283,7 @@ def closed_port() -> int:
 
 class TestNoGateway:
     def test_a_closed_port_is_told(self, ssh_server: "SshServer", closed_port: int) -> None:
-        assert "OpenSSH SSH Server" in trouble(to(ssh_server, port=closed_port).connect, ssh.GatewayRefusedError)
+        assert "OpenSSH SSH Server" in trouble(to(ssh_server, port=closed_port).connect, ssh_errors.GatewayRefusedError)
 
     def test_a_name_that_nobody_knows_is_told(self, ssh_server: "SshServer") -> None:
         assert "gate.invalid" in trouble(to(ssh_server, host="gate.invalid").connect, SetupError, within=30)
@@ -301,7 +303,7 @@ class TestNoGateway:
 
     def test_who_accepts_and_says_nothing_is_given_up_in_time(self, ssh_server: "SshServer", service: Service) -> None:
         port = service(lambda connection: read_all(connection) and None)
-        text = trouble(to(ssh_server, port=port, timeout=1.0).connect, ssh.GatewayHungError)
+        text = trouble(to(ssh_server, port=port, timeout=1.0).connect, ssh_errors.GatewayHungError)
         assert "said nothing within 1 s" in text
 
     @pytest.mark.parametrize("says", [b"SSH-2.0-Test\r\n", b"SSH-2.0-Test\r\n\x00\x00\x01"])
@@ -309,21 +311,21 @@ class TestNoGateway:
         self, ssh_server: "SshServer", service: Service, says: bytes
     ) -> None:
         port = service(lambda connection: connection.sendall(says) or (read_all(connection) and None))
-        text = trouble(to(ssh_server, port=port, timeout=1.0).connect, ssh.GatewayHungError)
+        text = trouble(to(ssh_server, port=port, timeout=1.0).connect, ssh_errors.GatewayHungError)
         assert "middle of the greeting" in text
 
     def test_who_hangs_up_at_once_is_told(self, ssh_server: "SshServer", service: Service) -> None:
-        assert "MaxStartups" in trouble(to(ssh_server, port=service(lambda _: None)).connect, ssh.GatewayRefusedError)
+        assert "MaxStartups" in trouble(to(ssh_server, port=service(lambda _: None)).connect, ssh_errors.GatewayRefusedError)
 
     def test_a_server_that_has_too_many_logins_is_not_taken_for_another_service(
         self, ssh_server: "SshServer", service: Service
     ) -> None:
         port = service(lambda connection: connection.sendall(b"Exceeded MaxStartups\r\n"))
-        assert "MaxStartups" in trouble(to(ssh_server, port=port).connect, ssh.GatewayRefusedError)
+        assert "MaxStartups" in trouble(to(ssh_server, port=port).connect, ssh_errors.GatewayRefusedError)
 
     def test_what_is_no_ssh_is_told(self, ssh_server: "SshServer", service: Service) -> None:
         port = service(lambda connection: connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 200))
-        assert "does not speak SSH" in trouble(to(ssh_server, port=port).connect, ssh.NotSshError)
+        assert "does not speak SSH" in trouble(to(ssh_server, port=port).connect, ssh_errors.NotSshError)
 
     @pytest.mark.parametrize("says", [b"220 mail.example ESMTP\r\n", b"\xff\xfd\x18\xff\xfd\x20", b"J\0\0\0\n8.0.36\0"])
     def test_what_speaks_but_no_ssh_is_told_soon_and_not_after_the_whole_timeout(
@@ -331,7 +333,7 @@ class TestNoGateway:
     ) -> None:
         port = service(lambda connection: connection.sendall(says) or (read_all(connection) and None))
         began = time.monotonic()
-        assert "does not speak SSH" in trouble(to(ssh_server, port=port, timeout=15.0).connect, ssh.NotSshError, within=14)
+        assert "does not speak SSH" in trouble(to(ssh_server, port=port, timeout=15.0).connect, ssh_errors.NotSshError, within=14)
         assert time.monotonic() - began < 9
 
     def test_lines_before_the_greeting_do_no_harm(self, ssh_server: "SshServer", service: Service) -> None:
@@ -354,12 +356,12 @@ class TestNoGateway:
 
     def test_a_server_without_a_cipher_that_we_accept_is_told(self, own_server: Callable[..., "SshServer"]) -> None:
         server = own_server(Ciphers="3des-cbc")
-        assert "no algorithm" in trouble(to(server).connect, ssh.NotSshError)
+        assert "no algorithm" in trouble(to(server).connect, ssh_errors.NotSshError)
 
 
 class TestCommandsAndFiles:
     def test_a_command_that_takes_too_long_is_given_up(self, gateway: Gateway) -> None:
-        assert "after 1 s" in trouble(lambda: gateway.run("sleep 30", timeout=1), ssh.GatewayHungError)
+        assert "after 1 s" in trouble(lambda: gateway.run("sleep 30", timeout=1), ssh_errors.GatewayHungError)
 
     def test_much_output_is_cut_off_and_read_to_its_end(self, gateway: Gateway) -> None:
         status, output = gateway.run("head -c 3000000 /dev/zero | tr '\\0' x; exit 5")
@@ -496,12 +498,12 @@ class TestForward:
             assert client.recv(10) == b""
 
     def test_a_target_that_refuses_is_told_at_once(self, gateway: Gateway, closed_port: int) -> None:
-        text = trouble(lambda: gateway.forward("127.0.0.1", closed_port).__enter__(), ssh.TargetRefusedError)
+        text = trouble(lambda: gateway.forward("127.0.0.1", closed_port).__enter__(), ssh_errors.TargetRefusedError)
         assert f"127.0.0.1 port {closed_port}" in text
         assert "it refused the connection" in text
 
     def test_a_name_that_the_gateway_does_not_know_is_told(self, gateway: Gateway) -> None:
-        text = trouble(lambda: gateway.forward("nss.invalid", 445).__enter__(), ssh.TargetRefusedError, within=30)
+        text = trouble(lambda: gateway.forward("nss.invalid", 445).__enter__(), ssh_errors.TargetRefusedError, within=30)
         assert "nss.invalid port 445" in text
 
     @pytest.mark.parametrize("settings", [{"AllowTcpForwarding": "no"}, {"PermitOpen": "127.0.0.1:1"}])
@@ -509,7 +511,7 @@ class TestForward:
         self, own_server: Callable[..., "SshServer"], settings: dict[str, str], closed_port: int
     ) -> None:
         server = own_server(**settings)
-        text = trouble(lambda: to(server).forward("127.0.0.1", closed_port).__enter__(), ssh.ForwardProhibitedError)
+        text = trouble(lambda: to(server).forward("127.0.0.1", closed_port).__enter__(), ssh_errors.ForwardProhibitedError)
         assert "PermitOpen" in text
 
     def test_a_target_that_goes_away_meanwhile_resets_and_says_why(self, gateway: Gateway, service: Service) -> None:
@@ -524,7 +526,7 @@ class TestForward:
                 with pytest.raises(ConnectionResetError):
                     second.recv(1)
             first.close()
-            assert isinstance(forward.trouble, ssh.TargetRefusedError)
+            assert isinstance(forward.trouble, ssh_errors.TargetRefusedError)
 
     def test_leaving_ends_connections_that_are_under_way(self, gateway: Gateway, service: Service) -> None:
         port = service(lambda connection: read_all(connection) and None)

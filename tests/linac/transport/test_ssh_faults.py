@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from linac.transport import ssh, ssh_link
+from linac.transport import ssh_errors, ssh_link
 from linac.transport.ssh import Gateway
 
 if TYPE_CHECKING:
@@ -165,12 +165,12 @@ def test_a_killed_gateway_is_noticed_at_once_and_the_same_forwards_work_when_it_
         server.kill()
         users.all_ended(within=SLACK_SECONDS)
         time.sleep(0.5)
-        assert {type(forward.trouble) for forward in users.forwards.values()} == {ssh.GatewayLostError}
+        assert {type(forward.trouble) for forward in users.forwards.values()} == {ssh_errors.GatewayLostError}
         with socket.create_connection(users.addresses[b"idle"]) as client:
             client.settimeout(10)
             with pytest.raises(ConnectionResetError):
                 client.recv(1)
-        assert isinstance(users.forwards[b"idle"].trouble, ssh.GatewayRefusedError)
+        assert isinstance(users.forwards[b"idle"].trouble, ssh_errors.GatewayRefusedError)
         server.start()
         users.talk()
         assert users.forwards[b"idle"].trouble is None
@@ -183,7 +183,7 @@ def test_a_gateway_that_hangs_is_noticed_within_15_seconds_idle_sending_or_readi
         server.freeze()
         took = users.all_ended(within=NOTICED_SECONDS + SLACK_SECONDS)
         assert took > 5, "a moment's silence is no reason"
-        assert {type(forward.trouble) for forward in users.forwards.values()} == {ssh.GatewayHungError}
+        assert {type(forward.trouble) for forward in users.forwards.values()} == {ssh_errors.GatewayHungError}
         server.thaw()
         users.talk()
 
@@ -237,7 +237,7 @@ def test_nobody_hangs_with_a_gateway_that_does(
         assert time.monotonic() - began < 12
         link.close()
     assert {name: type(error) for name, error in errors.items()} == dict.fromkeys(
-        ("command", "file", "channel", "login"), ssh.GatewayHungError
+        ("command", "file", "channel", "login"), ssh_errors.GatewayHungError
     )
     server.thaw()
     assert gateway.run("echo back") == (0, "back\n")

@@ -300,7 +300,7 @@ def test_forwards_in_each_others_way_are_refused() -> None:
 def test_the_account_that_the_documentation_recommends_can_do_what_is_needed_and_no_more(
     make_server: Callable[..., "SshServer"], echo: int, free: Callable[[], int], project: Path, tmp_path: Path
 ) -> None:
-    from linac.transport import ssh
+    from linac.transport import ssh_errors
 
     text = (project / "docs" / "tunnels.md").read_text(encoding="utf-8")
     block = text.split("```sshd_config\n")[1].split("```")[0]
@@ -312,10 +312,10 @@ def test_the_account_that_the_documentation_recommends_can_do_what_is_needed_and
     gateway = gateway_to(make_server(Banner=f"none\n{config}"))
     with gateway.forward(HERE, echo) as (_, port):
         assert ask(port)
-    with pytest.raises(ssh.ForwardProhibitedError):
+    with pytest.raises(ssh_errors.ForwardProhibitedError):
         gateway.forward(HERE, other).__enter__()
     assert gateway.run("echo hello")[1] == ""
-    with pytest.raises((ssh.GatewayHungError, SetupError)):
+    with pytest.raises((ssh_errors.GatewayHungError, SetupError)):
         gateway.put(Path(__file__), str(tmp_path / "copy"))
     assert not (tmp_path / "copy").exists()
     forwards = [Forward(REMOTE, (HERE, back), (HERE, echo)), Forward(REMOTE, (HERE, other), (HERE, echo))]
