@@ -6,12 +6,13 @@ from typing import Self
 from prefect.blocks.core import Block
 from pydantic import Field, SecretStr, field_validator, model_validator
 
+from blocks.schema import OneSchema
 from linac.errors import LinacError
 from linac.transport.ssh import Gateway, shown_key
 from linac.transport.ssh_keys import host_keys
 
 
-class SmbCredentials(Block):
+class SmbCredentials(OneSchema, Block):
     """The account that opens an SMB share, for instance the NSS account that the Elekta engineer supplies.
 
     Example:
@@ -33,7 +34,7 @@ class SmbCredentials(Block):
     )
 
 
-class SshGateway(Block):
+class SshGateway(OneSchema, Block):
     """A computer at another site that lets us through to that site's linacs and shares by SSH.
 
     Example:

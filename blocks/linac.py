@@ -1,24 +1,26 @@
 """A linac in service: `add-linac` makes this block, the other flows read it."""
 
-import ipaddress
 import re
 from datetime import date
 from enum import Enum
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Annotated
 
 from prefect.blocks.core import Block
 from pydantic import AfterValidator, Field
 
+from blocks.credentials import SmbCredentials, SshGateway
+from blocks.schema import OneSchema
 from blocks.share import Share
 from blocks.site import Site
+from linac.errors import SetupError
+from linac.provision import services
 
 ICOM_PORT = 1706
 """TCP port of the iCom service on every NSS (facts-icom.md: PyMedPhys's listener, certain)."""
 
 SERIAL_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 """Names and folders are made of it: letters, digits, dash, underscore."""
-
-HOST_PATTERN = re.compile(r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]{0,62})(\.[A-Za-z0-9]([A-Za-z0-9-]{0,62}))*")
 
 
 def checked_serial(serial: str) -> str:
@@ -31,15 +33,10 @@ def checked_serial(serial: str) -> str:
 
 def checked_address(address: str) -> str:
     """The address without blanks around it. Raises `ValueError` where it is neither an IP address nor a host name."""
-    address = address.strip()
     try:
-        return str(ipaddress.ip_address(address))
-    except ValueError:
-        numeric = re.fullmatch(r"[0-9.]+", address)
-        if numeric or not HOST_PATTERN.fullmatch(address):
-            text = "An address is an IP address such as 192.168.17.40, or the DNS name of the NSS."
-            raise ValueError(text) from None
-        return address
+        return services.checked_address(address.strip())
+    except SetupError as error:
+        raise ValueError(str(error)) from None
 
 
 Serial = Annotated[str, AfterValidator(checked_serial)]
@@ -90,7 +87,7 @@ Energy = Annotated[str, AfterValidator(checked_energy)]
 Host = Annotated[str, AfterValidator(checked_host)]
 
 
-class Linac(Block):
+class Linac(OneSchema, Block):
     """An Elekta linac that is recorded and indexed.
 
     Example:
@@ -132,6 +129,16 @@ class Linac(Block):
         title="Folder for service files",
         description="Folder where add-linac leaves the service files for IT; empty, it is 'services' on the records share.",
     )
+    capture_login: SshGateway | None = Field(
+        default=None,
+        title="SSH login of the capture host",
+        description="Account that may install services on the capture host, where add-linac does; else leave it to IT.",
+    )
+    service_account: SmbCredentials | None = Field(
+        default=None,
+        title="Account of the service",
+        description="Account that runs a Windows service and may write the records; empty, it stays as it is there.",
+    )
     in_service: date | None = Field(
         default=None,
         title="In service since",
@@ -142,3 +149,15 @@ class Linac(Block):
     def recorded_by(self) -> str:
         """Name of the computer that records this linac; empty where it is the one of the site's worker."""
         return self.capture_host or self.site.capture_host
+
+    @property
+    def spool(self) -> str:
+        """Folder for its journals on the computer that records it, as that one's system writes it.
+
+        A service's computer may have another system than the site's worker, so that the worker's folder is none there.
+        """
+        if self.service is Service.WORKER:
+            return self.site.spool
+        path = self.site.capture_spool.strip() or self.site.spool
+        pure = PureWindowsPath(path) if self.service is Service.NSSM else PurePosixPath(path)
+        return path if pure.is_absolute() else services.DEFAULTS[self.service.value]["spool"]

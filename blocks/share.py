@@ -9,6 +9,7 @@ from prefect.blocks.core import Block
 from pydantic import Field, field_validator
 
 from blocks.credentials import SmbCredentials, SshGateway
+from blocks.schema import OneSchema
 from linac.errors import LinacError
 from linac.transport import Credentials, Folder, connect
 from linac.transport.connecting import split_unc
@@ -29,7 +30,7 @@ class Line(NamedTuple):
         return f"{'ok' if self.ok else 'trouble'}: {self.what}: {self.seen}"
 
 
-class Share(Block):
+class Share(OneSchema, Block):
     r"""A local folder, a mapped drive or a UNC path, with the account and the gateway that it needs, if any.
 
     Example:

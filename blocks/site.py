@@ -7,6 +7,7 @@ from prefect.blocks.core import Block
 from pydantic import BaseModel, Field, field_validator
 
 from blocks.credentials import SshGateway
+from blocks.schema import OneSchema
 from blocks.share import Share
 
 DEFAULT_WORK_POOL = "linac-flows"
@@ -37,7 +38,7 @@ class Forward(BaseModel):
         return text.strip()
 
 
-class Site(Block):
+class Site(OneSchema, Block):
     """A site with its records share, its time zone and the computer that records its linacs.
 
     Example:
@@ -73,6 +74,15 @@ class Site(Block):
         description=(
             "Name of the computer that records the iCom streams, for example 'nbccc-capture'; leave it empty where that is the "
             "computer of the site's Prefect worker."
+        ),
+    )
+    capture_spool: str = Field(
+        default="",
+        title="Spool folder of services",
+        description=(
+            "Spool folder of the linacs that a Windows service or systemd records, for example 'D:\\linac-flows\\spool'; left "
+            "empty, it is the spool folder above or, where that is a path of the other system, "
+            "'C:\\ProgramData\\linac-flows\\spool' or '/var/lib/linac-flows/spool'."
         ),
     )
     iview: Share | None = Field(

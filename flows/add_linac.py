@@ -18,6 +18,7 @@ from tasks.checks import STEADINESS_SECONDS, make_checklist
 from tasks.command_line import run_from_command_line
 from tasks.commission import put_into_service, wait_for_messages, wait_for_session
 from tasks.forms import (
+    AccountField,
     AddressField,
     AliasField,
     BackupField,
@@ -27,6 +28,7 @@ from tasks.forms import (
     EnergiesField,
     GatewayField,
     HostField,
+    LoginField,
     PortField,
     SerialField,
     ServiceField,
@@ -55,6 +57,8 @@ def add_linac(
     energies: EnergiesField = [],  # noqa: B006 (Prefect shows it in the form and never changes it)
     iview_alias: AliasField = "",
     service_folder: ServiceFolderField = "",
+    capture_login: LoginField = "",
+    service_account: AccountField = "",
     steadiness_seconds: SteadinessField = STEADINESS_SECONDS,
     wait_seconds: WaitField = 120,
     wait_for_session_minutes: SessionField = 0,
@@ -75,12 +79,16 @@ def add_linac(
         backup_folder: Folder of the NSS's diagnostic backups. Left empty, it is the folder TCS of the share Backup
             at that address.
         service: What keeps the recording running. With prefect worker it starts from here; with nssm or systemd there are service
-            files for IT to install on the capture host.
+            files for IT to install on the capture host, or they are installed by its SSH login below.
         capture_host: Name of the computer that records the iCom stream. Left empty, it is the site's capture host, or else the
             computer of the site's Prefect worker.
         energies: Energies of the linac for PyMedPhys's configuration, for example 6 and 10 FFF.
         iview_alias: Name of the linac in the iView's database, for example 4299_iView. Leave it empty where there is no iView.
         service_folder: Folder where the service files for IT are written. Left empty, it is services on the records share.
+        capture_login: Name of the SSH gateway block with an account that may install services on the capture host, for example
+            nbccc-capture. The service is then installed there by SSH. Leave it empty where hospital IT installs it.
+        service_account: Name of the SMB credentials block with the account that runs a Windows service and may write the records,
+            for example icom-recorder. Left empty, the service's account stays as it is there, at first LocalSystem.
         steadiness_seconds: How many seconds the network to the linac is watched before anything is changed. A minute shows the
             worst, a longer time at a busy hour shows more.
         wait_seconds: How many seconds to wait, once everything is in place, for the first messages to reach the records share.
@@ -108,6 +116,8 @@ def add_linac(
         energies=energies,
         iview_alias=iview_alias,
         service_folder=service_folder,
+        capture_login=capture_login,
+        service_account=service_account,
     )
     record = Record(linac, dry_run, done_by)
     try:

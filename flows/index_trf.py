@@ -34,7 +34,8 @@ def trf_index(
     Args:
         serial: Serial of one linac in service, for example 4299; left empty for all of them.
         site: Name of a Site block, to index the linacs of that site only; left empty for all sites.
-        backlog: Folder with old backups or TRF files of that one linac, in any depth, to take in instead of the new backups.
+        backlog: Folder with old backups or TRF files of that one linac, in any depth, to take in instead of the new backups; on
+            another share than the linac's or its site's, the name of a Share block.
         dismiss: File name of a damaged backup of that one linac, as the report has it, that is not to be reported any more.
     """
     if (backlog or dismiss) and not serial:

@@ -62,8 +62,8 @@ def measure(setting: Setting) -> Iterator[Row]:
     yield blocked_row(name, ours, peer, found["floor"])
     if ours.untaken is not None:
         name = "the same as the linac's system counts it: bytes that the listener's had not taken"
-        others = [one and 1000 * (one.untaken or 0.0) for one in (peer, found["floor"])]
-        yield Row(name, 1000 * ours.untaken, "ms", *others, limit=BLOCKED_MS)
+        theirs, floor = [1000 * (one.untaken or 0.0) if one else None for one in (peer, found["floor"])]
+        yield Row(name, 1000 * ours.untaken, "ms", theirs, floor, limit=BLOCKED_MS)
     yield Row("messages of patients sent in that time", ours.sent, peer=peer.sent if peer else None)
     yield Row("times that the connection was lost, or bytes dropped", ours.losses, limit=NO_LOSS)
     yield Row("sessions that ended while the share hung", ours.waiting)

@@ -2,7 +2,7 @@
 
 Server and client are on this computer; both sides fetch the same files from the same smbd, in turns, to the same folder. Samba's
 side is the time of its whole command less that of a command that only logs in; ours is the time from the first request to the
-file in place, on the disk and checked. Where the line is to be long, a proxy of our own holds back every piece for half the round
+file in place, whole and checked. Where the line is to be long, a proxy of our own holds back every piece for half the round
 trip in each direction; nothing of the machine is changed.
 """
 
@@ -25,6 +25,7 @@ from launch.bench import BenchError, Limit, Row, Setting, median_ratio
 from linac.errors import LinacError, SetupError
 from linac.simulator.samba import HOST, Samba, is_installed
 from linac.transport import Folder, connect
+from linac.transport.settling import SETTLING
 
 TITLE = "Reading SMB shares"
 
@@ -61,8 +62,8 @@ def measure(setting: Setting, sizes: Sizes | None = None) -> Iterator[Row]:
             "--no-install-recommends samba smbclient`."
         )
     setting.note(
-        "Our files are brought to the disk (fsync) and renamed into place before they count as fetched; those of smbclient, "
-        "`cp` and shutil are not."
+        "On both sides a file counts as fetched once it is whole and in place. Ours are brought to the disk (fsync) after that, "
+        "outside these figures, and are not known until they are; nobody does so for the files of smbclient and shutil."
     )
     for how, settings in (("encrypted", ""), ("signed", "server smb encrypt = off")):
         with Samba(setting.work / how, {"Backup": False}, settings=settings) as server:
@@ -176,8 +177,10 @@ def _target(setting: Setting) -> Iterator[Path]:
         os.sync()
     try:
         yield to
+        if not SETTLING.wait():
+            raise BenchError("The disk of this computer does not get done. Is it full, or very busy?")
     finally:
-        shutil.rmtree(to)
+        shutil.rmtree(to, ignore_errors=True)
 
 
 def _compare(source: Path, to: Path) -> None:

@@ -18,7 +18,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.states import Cancelling, Crashed
+from prefect.states import Cancelled, Cancelling, Crashed
 
 from blocks import Linac, Site
 from blocks.linac import Service
@@ -33,6 +33,14 @@ from tasks.tunnels import ensure_tunnel
 CANCEL_SECONDS = 40.0
 """A capture run stops its listener within 10 s; Prefect ends a run that ignores its cancel after 30 s."""
 
+TUNNELS_SECONDS = 5.0
+"""So long tunnels wait for the runs that may work through them."""
+
+STRANGER_SECONDS = 10.0
+"""A run that was started from a command line looks every 5 s whether it is to end. One that does not was killed."""
+
+ACTIVE = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING, StateType.PAUSED]
+
 
 def unfinished(client: SyncPrefectClient, flow: str | None = None, states: list[StateType] = UNFINISHED) -> list[FlowRun]:
     """Runs that have not ended, of one flow or of all."""
@@ -43,18 +51,40 @@ def unfinished(client: SyncPrefectClient, flow: str | None = None, states: list[
 
 
 def cancel_running(say: Callable[[str], None]) -> bool:
-    """Cancel what is under way and wait for it. False where something had not ended in time."""
-    active = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING, StateType.PAUSED]
+    """Cancel what is under way and wait for it: tunnels last, as others work through them. False where something had not ended
+    in time; it counts as cancelled from then on."""
+    began = time.monotonic()
+    asked: dict[UUID, float] = {}
     with get_client(sync_client=True) as client:
-        for run in unfinished(client, states=active):
-            say(f"Ending {run.name}...")
-            client.set_flow_run_state(run.id, Cancelling())
-        until = time.monotonic() + CANCEL_SECONDS
-        while time.monotonic() < until:
-            if not unfinished(client, states=active):
-                return True
+        while left := unfinished(client, states=ACTIVE):
+            now = time.monotonic()
+            tunnels = {run.id for run in unfinished(client, TUNNELS.flow, ACTIVE)}
+            if now - began >= CANCEL_SECONDS:
+                for run in left:
+                    client.set_flow_run_state(run.id, Cancelled(message="It had not ended by itself."), force=True)
+                return False
+            wait_for_others = now - began < TUNNELS_SECONDS and any(run.id not in tunnels for run in left)
+            for run in left:
+                if run.id in tunnels and wait_for_others:
+                    continue
+                if run.id not in asked:
+                    asked[run.id] = now
+                    say(f"Ending {run.name}...")
+                    _cancel(client, run)
+                elif run.work_pool_name is None and now - asked[run.id] >= STRANGER_SECONDS:
+                    say(f"{run.name} gives no sign of life; it counts as ended.")
+                    client.set_flow_run_state(run.id, Cancelled(message="It gave no sign of life."), force=True)
             time.sleep(0.5)
-    return False
+    return True
+
+
+def _cancel(client: SyncPrefectClient, run: FlowRun) -> None:
+    """Ask a run to end. One that has not begun is ended at once: a worker that is just starting its process misses the request,
+    and nobody would answer it."""
+    if run.state is not None and run.state.type is StateType.PENDING:
+        client.set_flow_run_state(run.id, Cancelled(message="It was ended before it began."), force=True)
+    else:
+        client.set_flow_run_state(run.id, Cancelling())
 
 
 @dataclass(frozen=True)
@@ -155,9 +185,9 @@ def end_listeners(linacs: list[Linac], say: Callable[[str], None]) -> bool:
     ended = True
     for linac in linacs:
         try:
-            if control.is_running(linac.site.spool, linac.serial) and not is_a_commands(linac.site.spool, linac.serial):
+            if control.is_running(linac.spool, linac.serial) and not is_a_commands(linac.spool, linac.serial):
                 say(f"Ending the listener of linac {linac.serial}...")
-                ended = control.stop(linac.site.spool, linac.serial) and ended
+                ended = control.stop(linac.spool, linac.serial) and ended
         except LinacError as error:
             say(str(error))
             ended = False

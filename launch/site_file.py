@@ -26,7 +26,7 @@ REFERENCES = {
 }
 """Fields that name another block, by kind; the kinds are in the order in which their blocks are made."""
 
-PATHS = {("share", "path"), ("site", "spool"), ("ssh_gateway", "key_file")}
+PATHS = {("share", "path"), ("site", "spool"), ("site", "capture_spool"), ("ssh_gateway", "key_file")}
 """Fields that are read on a worker's computer, in whatever folder it runs: a path must be a whole one."""
 
 KINDS = ("smb_credentials", "ssh_gateway", "share", "site")

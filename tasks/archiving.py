@@ -72,7 +72,7 @@ class Archiving(threading.Thread):
     def _connect(self) -> Archiver:
         linac = self.linac
         records = linac.site.records.connect()
-        return Archiver(linac.site.spool, linac.serial, linac.address, records.below("iCom"), ready=lambda: require(records))
+        return Archiver(linac.spool, linac.serial, linac.address, records.below("iCom"), ready=lambda: require(records))
 
     def _warnings(self) -> list[str]:
         return list(self._archiver.warnings) if self._archiver is not None else []

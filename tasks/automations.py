@@ -61,7 +61,7 @@ def put(serial: str) -> None:
     with get_client(sync_client=True) as client:
         deployment = read_deployment(client, f"icom-capture/{serial}")
         for automation in automations(serial, deployment.id):
-            _put(client, automation)
+            put_automation(client, automation)
 
 
 def _same(present: AutomationCore, wanted: AutomationCore) -> bool:
@@ -125,7 +125,7 @@ def automations(serial: str, deployment: UUID) -> list[AutomationCore]:
     ]
 
 
-def _put(client: SyncPrefectClient, automation: AutomationCore) -> None:
+def put_automation(client: SyncPrefectClient, automation: AutomationCore) -> None:
     """One automation of that name, as it should be; any double is removed."""
     present = client.read_automations_by_name(automation.name)
     for double in present[1:]:

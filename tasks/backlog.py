@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -16,9 +17,11 @@ from prefect.cache_policies import NO_CACHE
 from prefect.futures import as_completed
 
 from blocks import Linac, Share
+from blocks.loading import load
 from linac.errors import LinacError, SetupError
 from linac.index import Index, Log
 from linac.transport import Entry, Folder, connect
+from linac.transport.connecting import split_unc
 from tasks.reports import BackupResult, DamagedBackup, artifact_key
 from tasks.trf import (
     MAX_LOG_BYTES,
@@ -31,6 +34,8 @@ from tasks.trf import (
     still_damaged,
     worth_another_try,
 )
+
+_BLOCK_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 BATCH_BYTES = 256 << 20
 BATCH_FILES = 500
@@ -53,6 +58,8 @@ class Todo:
     batches: list[Batch]
     known: int
     damaged: list[DamagedBackup]
+    refused: list[str]
+    """Why a folder in it was not looked into."""
 
     @property
     def size(self) -> int:
@@ -65,10 +72,11 @@ def look(folder: Folder, serial: str, records: Share) -> Todo:
     made: list[Batch] = []
     files: list[tuple[str, Entry]] = []
     damaged: list[DamagedBackup] = []
+    refused: list[str] = []
     size = known = 0
     with present_records(records) as share:
         index = Index(share)
-        for where, entries in _walk(folder):
+        for where, entries in _walk(folder, refused):
             zips = [entry for entry in entries if entry.name.lower().endswith(".zip")]
             logs = [entry for entry in entries if entry.name.lower().endswith(".trf")]
             new = index.new_backups(serial, zips)
@@ -81,16 +89,23 @@ def look(folder: Folder, serial: str, records: Share) -> Todo:
                     files, size = [], 0
                 files.append((f"{where}{entry.name}", entry))
                 size += entry.size
-    return Todo([*made, Batch(tuple(files), size)] if files else made, known, damaged)
+    return Todo([*made, Batch(tuple(files), size)] if files else made, known, damaged, refused)
 
 
-def _walk(folder: Folder, where: str = "") -> Iterator[tuple[str, list[Entry]]]:
-    with nameless(where):
-        entries = folder.list(f"{where}*")
+def _walk(folder: Folder, refused: list[str], where: str = "") -> Iterator[tuple[str, list[Entry]]]:
+    """Folder after folder with what is in it. One whose name cannot be is told in `refused`; the others go on."""
+    try:
+        with nameless(where):
+            entries = folder.list(f"{where}*")
+    except SetupError as error:
+        if not where:
+            raise
+        refused.append(str(error))
+        return
     yield where, [entry for entry in entries if not entry.is_folder]
     for entry in entries:
         if entry.is_folder:
-            yield from _walk(folder, f"{where}{entry.name}/")
+            yield from _walk(folder, refused, f"{where}{entry.name}/")
 
 
 class Done(NamedTuple):
@@ -109,12 +124,12 @@ class Done(NamedTuple):
     retry_delay_seconds=RETRY_SECONDS,
     retry_condition_fn=worth_another_try,
 )
-def index_batch(pool: Executor, number: int, serial: str, records: Share, source: str, batch: Batch) -> list[BackupResult]:
+def index_batch(pool: Executor, number: int, serial: str, records: Share, source: Share, batch: Batch) -> list[BackupResult]:
     """Take one batch in, in a process of the pool. Running it again does no harm."""
     return pool.submit(take_in, number, serial, records, source, batch).result()
 
 
-def take_in(number: int, serial: str, records: Share, source: str, batch: Batch) -> list[BackupResult]:
+def take_in(number: int, serial: str, records: Share, source: Share, batch: Batch) -> list[BackupResult]:
     """What a process of the pool does: each zip like a new backup, then the loose logs together.
 
     A zip that cannot be fetched or indexed is a problem of its own, unless nothing at all can be: then the share is away.
@@ -123,7 +138,7 @@ def take_in(number: int, serial: str, records: Share, source: str, batch: Batch)
     failed: list[tuple[Entry, LinacError]] = []
     problems: list[str] = []
     loose = [(name, entry.size) for name, entry in batch.files if name.lower().endswith(".trf")]
-    with connect(source) as folder, present_records(records) as share:
+    with source.connect() as folder, present_records(records) as share:
         index = Index(share)
         for name, entry in batch.files:
             if name.lower().endswith(".zip"):
@@ -167,13 +182,46 @@ def _loose_logs(folder: Folder, logs: list[tuple[str, int]], problems: list[str]
             problems.append(str(error))
 
 
+def share_of(linac: Linac, source: str) -> Share:
+    r"""The folder of a backlog, with what it takes to open it.
+
+    `source` is the name of a Share block; or a path, for which the account and the gateway of the linac's backup share are used,
+    or of its site's records, where it lies on that share. Raises `SetupError` where neither fits.
+    """
+    source = source.strip().strip('"').strip()
+    if _BLOCK_NAME.fullmatch(source):
+        saved = load(Share, source)
+        if saved is None:
+            raise SetupError(
+                f"There is no Share block named {source!r}. Make it in Prefect's UI under Blocks, or give a whole path."
+            )
+        return saved
+    here = _share_name(source)
+    for known in (linac.backup, linac.site.records):
+        if here is not None and here == _share_name(known.path):
+            return Share(path=source, port=known.port, credentials=known.credentials, gateway=known.gateway)
+    if here is not None and os.name != "nt":
+        raise SetupError(
+            f"{source} lies on a share that neither the linac nor its site has. Make a Share block for it in Prefect's UI under "
+            "Blocks, with the account that opens it, and give the name of that block as the backlog."
+        )
+    connect(source).close()  # refuses what is no whole path
+    return Share(path=source)
+
+
+def _share_name(path: str) -> tuple[str, str] | None:
+    found = split_unc(path)
+    return None if found is None else (found[0].lower(), found[1].lower())
+
+
 def index_backlog(linac: Linac, source: str) -> Done:
     """All of a folder, on all cores, with progress and the time left; what was done, and what failed."""
     log = get_run_logger()
-    with connect(source) as folder:
+    share = share_of(linac, source)
+    with share.connect() as folder:
         folder.check()
         todo = look(folder, linac.serial, linac.site.records)
-    if not todo.batches and not todo.known:
+    if not todo.batches and not todo.known and not todo.refused:
         raise SetupError(f"{source} holds no zip and no TRF file. Give the folder that holds them, or one above it.")
     total = sum(len(batch.files) for batch in todo.batches)
     log.info(
@@ -181,11 +229,11 @@ def index_backlog(linac: Linac, source: str) -> Done:
     )
     shown_as = Progress(linac.serial, todo)
     results: list[BackupResult] = []
-    failures: list[tuple[str, str]] = []
+    failures = [("A folder of the backlog", why) for why in todo.refused]
     pool = ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn"))
     try:
         futures = {
-            index_batch.submit(pool, number, linac.serial, linac.site.records, source, batch): (number, batch)
+            index_batch.submit(pool, number, linac.serial, linac.site.records, share, batch): (number, batch)
             for number, batch in enumerate(todo.batches, start=1)
         }
         for future in as_completed(list(futures)):

@@ -25,7 +25,7 @@ from linac.capture.status import told_interruptions
 from linac.errors import LinacError
 from tasks.archiving import ROUND_SECONDS, Archiving
 from tasks.live import News, Rate, beat, today_of
-from tasks.provision import asked_once
+from tasks.provision import asked_once, state_type_of
 from tasks.queryable import Queryable
 from tasks.reports import artifact_key, table
 
@@ -51,7 +51,7 @@ PARQUET_SECONDS = 6.0
 def only_follower(linac: Linac) -> Iterator[Follower]:
     """Claim the linac's recording for this run. It is not `mine` where a `listen` command has it, or another run, even after a
     while. A crash frees it."""
-    follower = Follower(linac.site.spool, linac.serial, RUN)
+    follower = Follower(linac.spool, linac.serial, RUN)
     until = time.monotonic() + HAND_OVER_SECONDS
     try:
         while not follower.acquire(CLAIM_SECONDS) and time.monotonic() < until and not by_command(linac):
@@ -63,14 +63,14 @@ def only_follower(linac: Linac) -> Iterator[Follower]:
 
 def by_command(linac: Linac) -> Holder | None:
     """The `listen` command that sees to the listener now, run by a service or a person."""
-    holder = follower_of(linac.site.spool, linac.serial)
+    holder = follower_of(linac.spool, linac.serial)
     return holder if holder is not None and holder.kind == COMMAND else None
 
 
 @task(name="start or adopt the listener", task_run_name="listener-{linac.serial}", cache_policy=NO_CACHE)
 def start_listener(linac: Linac) -> str:
     """See to it that exactly one listener of this linac runs on this computer."""
-    running = control.start(linac.serial, linac.address, linac.port, linac.site.spool)
+    running = control.start(linac.serial, linac.address, linac.port, linac.spool)
     text = f"Listener of linac {linac.serial}: process {running.pid}, {'adopted' if running.adopted else 'started'}."
     get_run_logger().info(text)
     return text
@@ -87,7 +87,7 @@ def follow(linac: Linac, claim: Follower) -> State[None]:
     try:
         ended = follower.until(run_id)
     except (TerminationSignal, KeyboardInterrupt):
-        if _state_type(run_id) in (StateType.CANCELLING, StateType.CANCELLED):
+        if state_type_of(run_id) in (StateType.CANCELLING, StateType.CANCELLED):
             follower.finish()
         raise
     if ended in (StateType.CANCELLING, StateType.CANCELLED):
@@ -140,7 +140,7 @@ class _Follower:
                 self.show()
             if now >= next_state:
                 next_state = now + STATE_SECONDS
-                state = _state_type(run_id)
+                state = state_type_of(run_id)
                 if state not in (None, StateType.RUNNING):
                     return state
             time.sleep(ROUND_SECONDS)
@@ -151,7 +151,7 @@ class _Follower:
 
     def inherit(self) -> bool:
         """While watching: take the place of a command that has ended and is not started again. Whether it is ours now."""
-        if follower_of(self.linac.site.spool, self.linac.serial) is not None:
+        if follower_of(self.linac.spool, self.linac.serial) is not None:
             self.gone_since = None
             return False
         self.gone_since = self.gone_since or time.monotonic()
@@ -163,19 +163,19 @@ class _Follower:
 
     def another(self) -> bool:
         """While watching: whether another run has taken the command's place."""
-        holder = follower_of(self.linac.site.spool, self.linac.serial)
+        holder = follower_of(self.linac.spool, self.linac.serial)
         return holder is not None and holder.kind == RUN
 
     def look(self) -> None:
         """While watching: tell what the command's listener does."""
         try:
-            self.news.compare(control.status(self.linac.site.spool, self.linac.serial))
+            self.news.compare(control.status(self.linac.spool, self.linac.serial))
         except LinacError as error:
             self.log.warning("%s", error)
 
     def round(self) -> None:
         """See to the listener, and tell what the archiver did. Nothing here waits for the records share."""
-        spool, serial = self.linac.site.spool, self.linac.serial
+        spool, serial = self.linac.spool, self.linac.serial
         failed = ""
         try:
             if not control.is_running(spool, serial):
@@ -240,7 +240,7 @@ class _Follower:
 
     def text(self) -> str:
         """The state of the recording, as Markdown. No patient in it."""
-        spool, serial = self.linac.site.spool, self.linac.serial
+        spool, serial = self.linac.spool, self.linac.serial
         status = control.status(spool, serial)
         rows: list[tuple[str, object]] = [("As of", _shown(datetime.now(UTC)))]
         if status is not None:
@@ -281,8 +281,8 @@ class _Follower:
         try:
             if self.left:
                 pass
-            elif control.stop(self.linac.site.spool, serial, STOP_SECONDS):
-                self.news.end(control.status(self.linac.site.spool, serial), "cancelled")
+            elif control.stop(self.linac.spool, serial, STOP_SECONDS):
+                self.news.end(control.status(self.linac.spool, serial), "cancelled")
                 self.log.info("Recording of linac %s was stopped.", serial)
             else:
                 self.log.error("The listener of linac %s was asked to end and has not within %s s.", serial, STOP_SECONDS)
@@ -296,7 +296,7 @@ class _Follower:
 
     def not_ours(self) -> str:
         """Why the listener is not to be stopped by this run, else empty."""
-        spool, serial = self.linac.site.spool, self.linac.serial
+        spool, serial = self.linac.spool, self.linac.serial
         with contextlib.suppress(LinacError):
             holder = by_command(self.linac)
             if not self.claim.mine:
@@ -312,13 +312,3 @@ class _Follower:
 
 def _shown(moment: datetime | None) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if moment else "none"
-
-
-def _state_type(run_id: UUID) -> StateType | None:
-    """The run's state on the server, or None where the server cannot be asked."""
-    try:
-        with asked_once(), get_client(sync_client=True) as client:
-            state = client.read_flow_run(run_id).state
-    except Exception:
-        return None
-    return state.type if state else None

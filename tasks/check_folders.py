@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from blocks import Linac, Share, Site
+from blocks.linac import Service
 from linac.errors import LinacError, StorageError
 from linac.provision import config
 from linac.transport import Entry, Folder, connect
@@ -39,7 +40,7 @@ IVIEW_DATABASE = "PATIMG.dbf"
 def capture_host(linac: Linac) -> Seen:
     """Is this the computer that will record the linac?"""
     name, here = "Capture host", socket.gethostname()
-    if is_here(linac.recorded_by):
+    if is_recorded_here(linac):
         return Seen([passed(name, f"This computer, {here}, is the one that records it.")])
     return Seen(
         [
@@ -50,6 +51,12 @@ def capture_host(linac: Linac) -> Seen:
             )
         ]
     )
+
+
+def is_recorded_here(linac: Linac) -> bool:
+    """Whether this computer records a linac. One with the other system does not, whatever the host is called."""
+    windows = os.name == "nt"
+    return is_here(linac.recorded_by) and linac.service is not (Service.SYSTEMD if windows else Service.NSSM)
 
 
 def is_here(host: str) -> bool:
@@ -171,9 +178,9 @@ def _speed(folder: Folder) -> tuple[float, float]:
 
 def spool(linac: Linac) -> Seen:
     """Can the capture host keep what the linac sends on a disk of its own? The folder itself is made later."""
-    path = linac.site.spool
+    path = linac.spool
     name = f"Spool folder {path}"
-    if not is_here(linac.recorded_by):
+    if not is_recorded_here(linac):
         return Seen([warned(name, f"It is on {linac.recorded_by}, so it was not looked at from here.")])
     if path.startswith(("\\\\", "//")):
         return Seen(
@@ -269,6 +276,13 @@ def gateways(linac: Linac) -> Seen:
         name = f"Gateway {gateway.host} port {gateway.port}"
         lines = gateway.check(*smb_target(share))
         trouble = [line.removeprefix("trouble: ") for line in lines if line.startswith("trouble: ")]
+        checks.append(
+            failed(name, trouble[0]) if trouble else passed(name, " ".join(line.removeprefix("ok: ") for line in lines))
+        )
+    if linac.capture_login is not None:
+        lines = linac.capture_login.check()
+        trouble = [line.removeprefix("trouble: ") for line in lines if line.startswith("trouble: ")]
+        name = f"SSH login of the capture host {linac.capture_login.host}"
         checks.append(
             failed(name, trouble[0]) if trouble else passed(name, " ".join(line.removeprefix("ok: ") for line in lines))
         )

@@ -56,13 +56,13 @@ def watch(linac: Linac, seconds: float) -> Probe:
     """What arrives from the linac, by the journal of our listener or, where none records it, by a connection for this look."""
     seen = None
     if recorded_here(linac):
-        seen = check.probe_journal(linac.site.spool, linac.serial, seconds, ICOM_WAIT_SECONDS)
+        seen = check.probe_journal(linac.spool, linac.serial, seconds, ICOM_WAIT_SECONDS)
     return seen or check.probe(linac.address, linac.port, linac.serial, seconds, ICOM_WAIT_SECONDS)
 
 
 def recorded_here(linac: Linac) -> bool:
     """Whether our listener on this computer is connected to this very address."""
-    status = control.status(linac.site.spool, linac.serial)
+    status = control.status(linac.spool, linac.serial)
     return status is not None and status.running and (status.address, status.port) == (linac.address, linac.port)
 
 

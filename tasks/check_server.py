@@ -5,7 +5,7 @@ from linac.capture import control
 from linac.capture.lock import EndpointLock
 from linac.errors import LinacError
 from tasks.check import Check, Seen, failed, passed, warned
-from tasks.check_folders import is_here
+from tasks.check_folders import is_recorded_here
 from tasks.provision import linacs_in_service
 
 
@@ -52,10 +52,10 @@ def _alias(linac: Linac) -> tuple[str, str]:
 def listener(linac: Linac) -> Check:
     """No other listener of ours on this computer holds the linac's connection."""
     name = "Other listeners"
-    if not is_here(linac.recorded_by):
+    if not is_recorded_here(linac):
         return passed(name, "Those on this computer do not matter.") if _free(linac) else _taken(name, linac)
     try:
-        status = control.status(linac.site.spool, linac.serial)
+        status = control.status(linac.spool, linac.serial)
     except LinacError as error:
         return failed(name, error)
     if status is not None and status.running:

@@ -18,7 +18,7 @@ from linac.capture.names import address_folder
 from linac.errors import LinacError, SetupError, StorageError, UnreachableError
 from linac.transport import Folder
 from tasks.check import Check, passed
-from tasks.check_folders import is_here
+from tasks.check_folders import is_recorded_here
 
 POLL_SECONDS = 0.5
 JOURNAL_SECONDS = 1.0
@@ -49,7 +49,7 @@ def wait_for_messages(linac: Linac, seconds: float, seen: list[Check]) -> str:
             text = _wait(link, until)
             if not text:
                 advice = f"{link.missing} Then run add-linac again: it goes on from here."
-                if linac.service is not Service.WORKER and not seen:
+                if linac.service is not Service.WORKER and linac.capture_login is None and not seen:
                     return advice
                 raise UnreachableError(
                     f"Linac {linac.serial}: nothing came as far as this within {seconds:.0f} s: {link.name}. {advice}"
@@ -67,14 +67,16 @@ def chain(linac: Linac, icom: Folder) -> list[Link]:
     else:
         where = linac.recorded_by or "the capture host"
         nobody = f"Install and start the service on {where} with the files that add-linac wrote."
+        if linac.capture_login is not None:
+            nobody = f"Does the service on {where} connect to the linac? Its log there says what hinders it."
     links = []
-    if is_here(linac.recorded_by):
+    if is_recorded_here(linac):
         links += [
             Link("Listener connected to the linac", lambda: _listener(linac), nobody),
             Link("Messages in the journal", lambda: _journal(linac), "Look at listener.log in the spool."),
         ]
     live = _Live(icom, linac.address)
-    shared = "Can the capture host write to the records share? Its log says what hinders it."
+    shared = "Can the account of the recording write to the records share? Its log says what hinders it."
     return [*links, Link("Messages on the records share", live.look, shared if links else f"{nobody} {shared}")]
 
 
@@ -91,7 +93,7 @@ def _wait(link: Link, until: float) -> str:
 
 
 def _listener(linac: Linac) -> str:
-    status = control.status(linac.site.spool, linac.serial)
+    status = control.status(linac.spool, linac.serial)
     if status is None or not status.running or not status.connected or not status.messages:
         return ""
     since = f", since {status.connected_since:%Y-%m-%d %H:%M:%S} UTC" if status.connected_since else ""
@@ -99,7 +101,7 @@ def _listener(linac: Linac) -> str:
 
 
 def _journal(linac: Linac) -> str:
-    seen = check.probe_journal(linac.site.spool, linac.serial, JOURNAL_SECONDS)
+    seen = check.probe_journal(linac.spool, linac.serial, JOURNAL_SECONDS)
     return f"{seen.messages} in {seen.seconds:.1f} s, of machine {linac.serial}." if seen is not None else ""
 
 
@@ -120,7 +122,7 @@ class _Live:
 @task(name="wait for the first session", task_run_name="session-{linac.serial}", cache_policy=NO_CACHE)
 def wait_for_session(linac: Linac, minutes: float) -> Check:
     """Wait for the first session that is archived from now on. Raises `UnreachableError` if none is in time."""
-    if not is_here(linac.recorded_by):
+    if not is_recorded_here(linac):
         raise SetupError(
             f"{linac.recorded_by} records linac {linac.serial}, so that its sessions cannot be waited for from here. Run this "
             "with a worker there, or without waiting for a session."
@@ -141,7 +143,7 @@ def wait_for_session(linac: Linac, minutes: float) -> Check:
 
 def _archived(linac: Linac) -> list[Line]:
     try:
-        return [line for line in sessions(linac.site.spool, linac.serial) if line.outcome == ARCHIVED]
+        return [line for line in sessions(linac.spool, linac.serial) if line.outcome == ARCHIVED]
     except LinacError:
         return []
 

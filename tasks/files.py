@@ -3,7 +3,7 @@
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
-from blocks import Linac, block_name, load
+from blocks import Linac, SmbCredentials, block_name, load
 from blocks.linac import Service
 from linac.provision import Listening, Services, config, service_files
 from linac.provision import plan as compared
@@ -35,8 +35,18 @@ def _host(linac: Linac) -> tuple[object, ...]:
     return linac.service, linac.site.name, linac.recorded_by.lower(), linac.service_folder
 
 
+def others_of(linac: Linac) -> list[Linac]:
+    """The other linacs in service whose services run on the same host."""
+    return [other for other in linacs_in_service() if other.serial != linac.serial and _host(other) == _host(linac)]
+
+
+def same_host(one: Linac, other: Linac) -> bool:
+    """Whether their services run on one host, by the same files."""
+    return _host(one) == _host(other)
+
+
 def _step(linac: Linac, *, with_it: bool) -> Step:
-    others = [other for other in linacs_in_service() if other.serial != linac.serial and _host(other) == _host(linac)]
+    others = others_of(linac)
     wanted = rendered([*others, linac] if with_it else others)
     gone = tuple(sorted(set(rendered([*others, linac])) - set(wanted)))
     with folder_for(linac) as folder:
@@ -55,16 +65,25 @@ def _step(linac: Linac, *, with_it: bool) -> Step:
 
 def rendered(linacs: list[Linac]) -> dict[str, bytes]:
     """The service files of one host's linacs, as in a bundle's folder there. Raises `SetupError` where a path cannot be right."""
-    if not linacs:
-        return {}
-    first = linacs[0]
-    what = Services(
+    return service_files(services_of(linacs)) if linacs else {}
+
+
+def services_of(linacs: list[Linac]) -> Services:
+    """What shall run on one host, for these linacs. Its account is the last one's: that is the one somebody has just chosen."""
+    first, account = linacs[0], linacs[-1].service_account
+    return Services(
         kind=first.service.value,
         linacs=tuple(Listening(item.serial, item.address, item.port) for item in sorted(linacs, key=lambda item: item.serial)),
         records=first.site.records.path,
-        spool=first.site.spool,
+        spool=first.spool,
+        log_on=_log_on(account) if account is not None and first.service is Service.NSSM else "",
     )
-    return service_files(what)
+
+
+def _log_on(account: SmbCredentials) -> str:
+    """An account as Windows' services name it."""
+    name, domain = account.username.strip(), account.domain.strip()
+    return name if "\\" in name or "@" in name else f"{domain or '.'}\\{name}"
 
 
 def folder_for(linac: Linac) -> Folder:

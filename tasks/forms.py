@@ -11,6 +11,7 @@ from pydantic import Field
 
 from blocks import Linac, Share, block_name, load
 from blocks.linac import Address, Energy, Host, Port, Serial, Service
+from linac.errors import SetupError
 from tasks.provision import load_credentials, load_gateway, load_site
 
 NAME = r"^\s*[a-z0-9]+(-[a-z0-9]+)*\s*$"
@@ -37,6 +38,8 @@ HostField = Annotated[Host, titled("Capture host")]
 EnergiesField = Annotated[list[Annotated[Energy, titled("Energy", pattern=ENERGY)]], titled("Energies")]
 AliasField = Annotated[str, Field(max_length=64), titled("iView alias")]
 ServiceFolderField = Annotated[str, titled("Folder for service files")]
+LoginField = Annotated[str, titled("SSH login of the capture host", pattern=f"^$|{NAME}")]
+AccountField = Annotated[str, titled("Account of the service", pattern=f"^$|{NAME}")]
 SteadinessField = Annotated[int, Field(ge=1, le=3600), titled("Watch the network for (seconds)")]
 WaitField = Annotated[int, Field(ge=0, le=3600), titled("Wait for first messages (seconds)")]
 SessionField = Annotated[int, Field(ge=0, le=600), titled("Wait for first session (minutes)")]
@@ -57,18 +60,37 @@ def make_linac(
     backup_folder: str = "",
     icom_port: int = 1706,
     nss_port: int = 445,
+    service: Service = Service.WORKER,
+    capture_login: str = "",
+    service_account: str = "",
     **other: Any,
 ) -> Linac:
     """The linac that a form's answers describe, in service since when it was already.
 
-    Raises `SetupError` for a site, credentials or a gateway that are not there.
+    Raises `SetupError` for a site, credentials or a gateway that are not there, and for a login that nothing is installed with.
     """
     where = load_site(site.strip())
     account = load_credentials(nss_credentials.strip()) if nss_credentials.strip() else None
     gateway = load_gateway(nss_gateway.strip()) if nss_gateway.strip() else None
+    login = load_gateway(capture_login.strip()) if capture_login.strip() else None
+    if login is not None and service is Service.WORKER:
+        raise SetupError(
+            "The SSH login of the capture host installs a service there. Choose nssm (Windows) or systemd (Linux) for what keeps "
+            "the recording running, or leave the login empty."
+        )
     path = backup_folder.strip() or rf"\\{address}\Backup\TCS"
     backup = Share(path=path, port=nss_port, credentials=account, gateway=gateway)
-    linac = Linac(serial=serial, address=address, port=icom_port, site=where, backup=backup, **other)
+    linac = Linac(
+        serial=serial,
+        address=address,
+        port=icom_port,
+        site=where,
+        backup=backup,
+        service=service,
+        capture_login=login,
+        service_account=load_credentials(service_account.strip()) if service_account.strip() else None,
+        **other,
+    )
     before = load(Linac, block_name(linac.serial))
     if before is not None and (before.address.lower(), before.port) == (linac.address.lower(), linac.port):
         linac.in_service = before.in_service

@@ -122,6 +122,16 @@ def unfinished_runs(client: SyncPrefectClient, deployment: UUID) -> list[FlowRun
     )
 
 
+def state_type_of(run: UUID) -> StateType | None:
+    """A run's state on the server, or None where the server cannot be asked."""
+    try:
+        with asked_once(), get_client(sync_client=True) as client:
+            state = client.read_flow_run(run).state
+    except Exception:
+        return None
+    return state.type if state else None
+
+
 def find_deployment(client: SyncPrefectClient, name: str) -> DeploymentResponse | None:
     """A deployment by its name `flow/deployment`, or None."""
     try:

@@ -72,7 +72,7 @@ class Queryable(threading.Thread):
                 raise StorageError(
                     f"The archived session of {item.stamp} could not be read back from the records share."
                 ) from None
-            lines = [line for line in sessions(self.linac.site.spool, self.linac.serial) if line.stamp == item.stamp]
+            lines = [line for line in sessions(self.linac.spool, self.linac.serial) if line.stamp == item.stamp]
             arrived = (_utc(lines[-1].first_ns), _utc(lines[-1].last_ns)) if lines else None
             beams = add_session(records, self.linac.serial, name, data, item.stamp, item.gaps, arrived)
         self.log.info("The session of %s is in the Parquet files: %s beams.", item.stamp, beams)

@@ -165,7 +165,7 @@ def places(linac: Linac) -> list[tuple[str, str]]:
         ("iCom service", f"{linac.address} port {linac.port}"),
         ("Recorded by", f"{linac.recorded_by or 'the computer of the Prefect worker'} ({linac.service.value})"),
         ("Records", site.records.path),
-        ("Spool on the capture host", site.spool),
+        ("Spool on the capture host", linac.spool),
         ("Backups of the NSS", linac.backup.path),
         ("iView database", f"{site.iview.path}{f', as {linac.iview_alias}' if linac.iview_alias else ''}" if site.iview else ""),
         ("PyMedPhys configuration", site.pymedphys_config.path if site.pymedphys_config else ""),

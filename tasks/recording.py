@@ -12,7 +12,7 @@ from blocks.linac import Service
 from linac.capture import control
 from linac.capture.follower import is_a_commands
 from linac.errors import SetupError
-from tasks.check_folders import is_here
+from tasks.check_folders import is_recorded_here
 from tasks.plan import Step
 from tasks.provision import ensure_capture, find_deployment, unfinished_runs
 
@@ -54,12 +54,12 @@ def removed_step(linac: Linac) -> Step:
 
 
 def _place(linac: Linac) -> tuple[object, ...]:
-    return linac.address.lower(), linac.port, linac.site.spool, linac.site.work_pool, linac.recorded_by.lower(), linac.service
+    return linac.address.lower(), linac.port, linac.spool, linac.site.work_pool, linac.recorded_by.lower(), linac.service
 
 
 def listens(linac: Linac) -> bool:
     """Whether a listener of this linac runs on this computer."""
-    return Path(linac.site.spool).is_dir() and is_here(linac.recorded_by) and control.is_running(linac.site.spool, linac.serial)
+    return Path(linac.spool).is_dir() and is_recorded_here(linac) and control.is_running(linac.spool, linac.serial)
 
 
 def runs_of(serial: str) -> list[FlowRun]:
@@ -80,12 +80,12 @@ def end(linac: Linac) -> None:
             waiting = run.state is None or run.state.type in (StateType.SCHEDULED, StateType.PAUSED)
             client.set_flow_run_state(run.id, Cancelled() if waiting else Cancelling(), force=waiting)
         _wait(client, linac.serial)
-    if not listens(linac) or is_a_commands(linac.site.spool, linac.serial):
+    if not listens(linac) or is_a_commands(linac.spool, linac.serial):
         return
-    if not control.stop(linac.site.spool, linac.serial, LISTENER_SECONDS):
+    if not control.stop(linac.spool, linac.serial, LISTENER_SECONDS):
         raise SetupError(
             f"The listener of linac {linac.serial} was asked to end and has not within {LISTENER_SECONDS:.0f} s. See its log in "
-            f"{linac.site.spool}, then run this again."
+            f"{linac.spool}, then run this again."
         )
 
 

@@ -12,8 +12,8 @@ from blocks import Linac, Share, Site, block_name, load
 from linac.capture import control
 from linac.transport import Folder, connect
 from linac.transport.records import MARK, mark
-from tasks import automations, recording, tunnels
-from tasks.check_folders import is_here
+from tasks import automations, pushing, recording, tunnels
+from tasks.check_folders import is_recorded_here
 from tasks.deployments import (
     CAPTURE,
     by_worker,
@@ -40,6 +40,7 @@ def make_plan(linac: Linac, site: str) -> list[Step]:
         planned("Records share", lambda: records_share(linac.site.records)),
         planned("Spool folder", lambda: spool_folder(linac)),
         ended,
+        *pushing.moved_steps(linac, before),
         planned("Block", lambda: block(linac, before)),
     ]
     if by_worker(linac):
@@ -56,6 +57,7 @@ def make_plan(linac: Linac, site: str) -> list[Step]:
         *service_steps(linac),
         *config_steps(linac, site),
     ]
+    steps += pushing.pushed_steps(linac)
     if linac.site.gateway is not None and linac.site.forwards:
         steps.append(planned("Tunnels", lambda: tunnel_step(linac.site, site)))
     if by_worker(linac):
@@ -83,6 +85,7 @@ def make_removal_plan(linac: Linac) -> list[Step]:
     return [
         planned("Automations", lambda: automations.removed_step(linac.serial)),
         planned("Recording", lambda: recording.removed_step(linac)),
+        *pushing.withdrawn_steps(linac),
         *removed_steps(linac),
         planned("Nightly index", lambda: nightly_removed_step(linac)),
         *service_steps(linac, removed=True),
@@ -96,17 +99,17 @@ def kept(linac: Linac) -> list[str]:
     site = linac.site
     left = [
         f"every iCom record and TRF log in {site.records.path}, with the index",
-        f"the journals of the linac in {site.spool} on the capture host; they may be deleted once nothing in them is unarchived",
+        f"the journals of the linac in {linac.spool} on the capture host; they may be deleted once nothing in them is unarchived",
         "the reports of its runs, on the Prefect server",
         f"the Site block {site.name}, its shares and accounts",
     ]
     if not by_worker(linac):
         where = linac.recorded_by or "the capture host"
-        left.insert(
-            0, f"its service on {where}, which goes on recording until IT uninstalls it with the copy of the scripts there"
-        )
-    if is_here(linac.recorded_by):
-        status = control.status(site.spool, linac.serial) if Path(site.spool).is_dir() else None
+        service = f"its service on {where}, which goes on recording until IT uninstalls it with the copy of the scripts there"
+        program = f"the program on {where}, in the folder linac-listener, which may be deleted when no linac is recorded there"
+        left.insert(0, service if linac.capture_login is None else program)
+    if is_recorded_here(linac):
+        status = control.status(linac.spool, linac.serial) if Path(linac.spool).is_dir() else None
         if status is not None and status.backlog_bytes:
             left.append(
                 f"{status.backlog_bytes / 2**20:.1f} MiB in that spool, not archived yet: add the linac again to have that done"
@@ -137,8 +140,8 @@ def records_share(share: Share) -> Step:
 
 def spool_folder(linac: Linac) -> Step:
     """The folder on the capture host's own disk."""
-    path = linac.site.spool
-    if not is_here(linac.recorded_by) or Path(path).is_dir():
+    path = linac.spool
+    if not is_recorded_here(linac) or Path(path).is_dir():
         return Step(f"Spool folder {path}")
     return Step(f"Spool folder {path}", MADE, lambda: _made(connect(path)))
 
@@ -152,6 +155,8 @@ def block(linac: Linac, before: Linac | None) -> Step:
     """The linac's block, with what differs from the one that is there."""
     name = block_name(linac.serial)
     changed = differences(facts(before), facts(linac)) if before is not None else []
+    if before is not None and not changed and secrets(before) != secrets(linac):
+        changed = ["another account or key of the same name"]
     change = MADE if before is None else f"updated: {', '.join(changed)}" if changed else ""
 
     def do() -> None:
@@ -160,9 +165,17 @@ def block(linac: Linac, before: Linac | None) -> Step:
     return Step(f"Block {name}", change, do)
 
 
+def secrets(linac: Linac) -> list[object]:
+    """What its accounts and logins hold, for comparing alone: two blocks may have one user name and two passwords."""
+    accounts, logins = (linac.backup.credentials, linac.service_account), (linac.backup.gateway, linac.capture_login)
+    kept: list[object] = [(item.domain, item.password) if item is not None else None for item in accounts]
+    return kept + [(item.private_key, item.key_file, item.host_key) if item is not None else None for item in logins]
+
+
 def facts(linac: Linac) -> dict[str, object]:
     """What a linac's block says, for comparing and telling. No secret in it."""
     account, gateway = linac.backup.credentials, linac.backup.gateway
+    login, runner = linac.capture_login, linac.service_account
     return {
         "address": linac.address,
         "port": linac.port,
@@ -172,7 +185,10 @@ def facts(linac: Linac) -> dict[str, object]:
         "NSS account": account.username if account else "",
         "SSH gateway": f"{gateway.host} port {gateway.port}" if gateway else "",
         "service": linac.service.value,
+        "SSH login": f"{login.username} at {login.host} port {login.port}" if login else "",
+        "account of the service": runner.username if runner else "",
         "capture host": linac.capture_host,
         "energies": list(linac.energies),
         "iView alias": linac.iview_alias,
+        "folder for service files": linac.service_folder,
     }

@@ -17,8 +17,8 @@ from linac.errors import BackupError, DamagedError, LinacError, SetupError, Stor
 from linac.index import Index, Log
 from linac.index.backups import Damaged
 from linac.transport import Entry, Folder
-from linac.transport.records import require
-from linac.trf.backup import read_trfs
+from linac.transport.records import require, sweep
+from linac.trf.backup import check_zip, read_trfs
 from tasks.reports import BackupResult, DamagedBackup
 
 BACKUPS = "SDD+*.zip"
@@ -33,6 +33,9 @@ ARRIVING = ".backups"
 
 ARRIVING_SECONDS = 8 * 86400.0
 """What has lain there so long is of a backup that the NSS has dropped."""
+
+WRITTEN_TO = ("TRF", "iCom")
+"""Folders in the records share that this project writes to."""
 
 RETRIES = 2
 RETRY_SECONDS = 20
@@ -129,7 +132,7 @@ def add_backup(index: Index, serial: str, folder: Folder, name: str, entry: Entr
     with _arriving(spool) as here:
         local = here / f"{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:16]}.zip"  # names can be patients'
         with nameless() if shown(entry) == entry.name else nameless(name):
-            folder.fetch(name, local)  # compares the size; reading the zip checks what is in it
+            _fetch(folder, name, local)
         added = index.add(serial, _logs(local, entry.name, problems))
         with contextlib.suppress(OSError):  # a virus scanner may hold it open; it is swept away later
             local.unlink()
@@ -146,6 +149,18 @@ def add_backup(index: Index, serial: str, folder: Folder, name: str, entry: Entr
         problem=" ".join(problems),
         entry=entry,
     )
+
+
+def _fetch(folder: Folder, name: str, local: Path) -> None:
+    """Have the backup here, of the right size and a zip with its directory; reading it checks each log.
+
+    One that is no such zip is fetched anew, from its begin. If it comes the same again, so it lies there: it is taken as it is,
+    for the logs that can be read of it.
+    """
+    try:
+        folder.fetch(name, local, check_zip)
+    except BackupError:
+        folder.fetch(name, local)
 
 
 @contextlib.contextmanager
@@ -198,9 +213,13 @@ def note_damaged(linac: Linac, results: list[BackupResult]) -> None:
 @task(name="pack samples harder", cache_policy=NO_CACHE, retries=RETRIES, retry_delay_seconds=RETRY_SECONDS)
 def repack_samples(linac: Linac) -> list[str]:
     """Pack what came into a site's index since the last time harder, half an hour at most: to a sixth of the logs' size and less.
-    It disturbs no reader; with nothing new it costs two listings. Returns what is damaged, which is told once."""
+    It disturbs no reader; with nothing new it costs little. First, what was left half-written is swept away. Returns what is
+    damaged, which is told once."""
     with present_records(linac.site.records) as records:
+        left = sweep(records, WRITTEN_TO)
         done = Index(records).repack()
+    if left:
+        get_run_logger().info("%s files that a power cut or a lost share had left half-written were removed.", left)
     if done.files or done.months_left:
         get_run_logger().info(
             "Samples: %s files packed harder, %.1f MB to %.1f MB; %s months are left for the next run.",
@@ -249,7 +268,8 @@ def nameless(*names: str) -> Iterator[None]:
         yield
     except LinacError as error:
         text = _LOG.sub(r"\1(a log)", str(error))
-        for part in sorted({part for name in names for part in re.split(r"[\\/]", name) if part}, key=len, reverse=True):
+        parts = {part for name in names for part in re.split(r"[\\/]", name) if part}
+        for part in sorted({*parts, *(repr(part)[1:-1] for part in parts)}, key=len, reverse=True):  # as errors quote them
             text = text.replace(part, "(...)")
         kind = DamagedError if isinstance(error, TrfError) else type(error)
         raise kind(text) from None

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.client.schemas.objects import State, StateType
 from prefect.events import emit_event
@@ -21,8 +21,8 @@ from blocks import Site
 from linac.capture.lock import EndpointLock
 from linac.errors import LinacError, SetupError
 from linac.transport.tunnels import Forward, ForwardStatus, Status, Tunnels, check_forwards
-from tasks.automations import automations
-from tasks.provision import asked_once, load_site, read_deployment, unfinished_runs
+from tasks.automations import automations, put_automation
+from tasks.provision import asked_once, load_site, read_deployment, state_type_of, unfinished_runs
 from tasks.reports import artifact_key, table
 
 FLOW = "site-tunnel"
@@ -126,7 +126,7 @@ class _Keeper:
                 self.reload()
             if now >= next_state:
                 next_state = now + STATE_SECONDS
-                state = _state_type(run_id)
+                state = state_type_of(run_id)
                 if state not in (None, StateType.RUNNING):
                     return state
             time.sleep(ROUND_SECONDS)
@@ -251,16 +251,6 @@ def _shown(moment: datetime | None) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if moment else "none"
 
 
-def _state_type(run_id: UUID) -> StateType | None:
-    """The run's state on the server, or None where the server cannot be asked."""
-    try:
-        with asked_once(), get_client(sync_client=True) as client:
-            state = client.read_flow_run(run_id).state
-    except Exception:
-        return None
-    return state.type if state else None
-
-
 # The deployment.
 
 
@@ -288,7 +278,7 @@ def make_tunnel_deployment(name: str) -> str:
             job_variables={"stream_output": False},
         )
         for automation in tunnel_automations(name, deployment):
-            _put(client, automation)
+            put_automation(client, automation)
     return f"Deployment {FLOW}/{name} is in place, in work pool {site.work_pool}: {len(forwards)} forwards."
 
 
@@ -323,14 +313,3 @@ def ensure_tunnel(name: str) -> str:
             return f"{FLOW}/{name} is running already ({running[0].name})."
         run = client.create_flow_run_from_deployment(deployment.id, name=f"{FLOW}-{name}")
         return f"{FLOW}/{name} was started ({run.name})."
-
-
-def _put(client: SyncPrefectClient, automation: AutomationCore) -> None:
-    """One automation of that name, as it should be; any double is removed."""
-    present = client.read_automations_by_name(automation.name)
-    for double in present[1:]:
-        client.delete_automation(double.id)
-    if not present:
-        client.create_automation(automation)
-    else:
-        client.update_automation(present[0].id, automation)

@@ -10,6 +10,7 @@ r"""What a capture server and PyMedPhys need to be told about a linac, as files 
 ...     written = first.apply()
 ...     plan(folder, service_files(services)).changed
 new  4299_listening.bat
+new  services-status.bat
 new  services-install.bat
 new  services-start.bat
 new  services-stop.bat
@@ -21,7 +22,7 @@ The same on the command line: `python -m linac.provision services`, `config`, `b
     services, windows, systemd   a listener or a Prefect worker as a service of Windows (by NSSM) or systemd
     config                       PyMedPhys's config.toml, edited as a person would
     closure, bundle              one folder with Python, the listener and its service files: nothing else is installed
-    push                         the same put on a Linux capture host over SSH, and seen to record
+    push, push_linux, push_windows   the same put on a capture host over SSH, and seen to record; or taken away again
     plan                         what would be written, and how it differs from what is there
 
 What it does not do: install or start anything on this computer, ask for or keep a password, download NSSM or Python, or

@@ -4,7 +4,9 @@ Each command shows what it changes, file by file; `--dry-run` stops there. Run a
 """
 
 import argparse
+import getpass
 import io
+import os
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -245,25 +247,59 @@ def _bundle(chosen: argparse.Namespace) -> int:
 
 
 def _add_push(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    command = commands.add_parser("push", help="copy the bundle to a Linux capture host by SSH, install it, see it record")
+    command = commands.add_parser("push", help="copy the bundle to a capture host by SSH, install it, see it record")
+    command.add_argument("--kind", choices=KINDS, default=SYSTEMD, help="nssm: a Windows host; systemd: Linux (%(default)s)")
     command.add_argument("--host", required=True, help="the capture host's name or address")
     command.add_argument("--ssh-port", type=int, default=22, help="(%(default)s)")
-    command.add_argument("--user", required=True, help="the account there: root, or one that may use sudo without a password")
-    command.add_argument("--host-key", required=True, metavar="KEY", help="its public host key, as `ssh-keyscan` shows it")
+    command.add_argument(
+        "--user",
+        required=True,
+        help="the account there: an administrator of Windows; root, or one that may use sudo without a password",
+    )
+    command.add_argument(
+        "--host-key", required=True, metavar="KEY", help="its public host key, as `python -m linac.transport key HOST` shows it"
+    )
     command.add_argument("--key-file", metavar="FILE", help="the private key to log in with; else the SSH agent is asked")
+    command.add_argument("--python-embed", metavar="ZIP", help="Windows: Python's embeddable zip from python.org, 3.11 or newer")
+    command.add_argument("--nssm", metavar="EXE", help="Windows: nssm.exe, unless the host has it on its PATH")
     command.add_argument("--wait", type=float, default=60.0, metavar="SECONDS", help="for the first message (%(default).0f)")
     _add_linacs(command)
-    command.set_defaults(run=_push, kind=SYSTEMD)
+    _add_dry_run(command)
+    command.set_defaults(run=_push)
+
+
+PASSWORD_VARIABLE = "LINAC_FLOWS_SERVICE_PASSWORD"  # noqa: S105
 
 
 def _push(chosen: argparse.Namespace) -> int:
-    from linac.provision.push import push  # here, so that the other commands do without
+    from linac.provision import push  # here, so that the other commands do without
     from linac.transport.ssh import Gateway
 
     key = Path(chosen.key_file) if chosen.key_file else None
     host = Gateway(chosen.host, chosen.ssh_port, chosen.user, chosen.host_key, key=key)
-    push(host, _listeners(chosen), print, wait_seconds=chosen.wait)
+    what = _listeners(chosen)
+    programs = push.Programs(_bytes(chosen.python_embed), _bytes(chosen.nssm))
+    if chosen.dry_run:
+        pending = push.look(host, what, programs)
+        lines = [f"to be copied: {name}" for name in pending.changed]
+        lines += [f"to be removed: {name}" for name in pending.gone]
+        lines += [f"to be started: the service of linac {serial}" for serial in pending.stopped]
+        lines += [f"{pending.home} on {chosen.host}: this is what would be changed; nothing was." if pending else pending.told]
+        print(*lines, sep="\n")
+        return 0
+    push.push(host, what, print, programs, password=_password(what), wait_seconds=chosen.wait)
     return 0
+
+
+def _password(what: Services) -> str | None:
+    """The password of the services' account on Windows: never from the command line."""
+    if what.kind != NSSM or not what.log_on:
+        return None
+    if PASSWORD_VARIABLE in os.environ:
+        return os.environ[PASSWORD_VARIABLE]
+    if not sys.stdin.isatty():
+        raise SetupError(f"The account {what.log_on} needs its password: set {PASSWORD_VARIABLE}, or run this at a keyboard.")
+    return getpass.getpass(f"Password of {what.log_on}: ")
 
 
 def _bytes(path: str | None) -> bytes | None:

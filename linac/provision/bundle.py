@@ -24,7 +24,7 @@ from pathlib import Path, PurePosixPath
 
 from linac.errors import DamagedError, SetupError
 from linac.provision.closure import ROOT, closure
-from linac.provision.services import LINUX_HOME, NSSM, TOP, Services
+from linac.provision.services import LINUX_HOME, NSSM, TOP, WINDOWS_HOME, Services
 from linac.provision.systemd import systemd_files
 from linac.provision.windows import windows_files
 from linac.transport.paths import Folder, split_name
@@ -173,11 +173,11 @@ def _readme_windows(what: Services, version: str, has_nssm: bool) -> bytes:
     lines = [
         f"WHAT: {_what(what)} Python {version} is inside; nothing else is installed.",
         (
-            f"INSTALL: copy this folder to the server, for example to C:\\{TOP}, {nssm}make the folder {what.icom}, "
+            f"INSTALL: copy this folder to the server, for example to {WINDOWS_HOME}, {nssm}make the folder {what.icom}, "
             "run services-install.bat as administrator."
         ),
         "START: services-start.bat; from then on with the server. To stop: services-stop.bat, when no patient is being treated.",
-        f'CHECK: python\\python.exe -m linac.icom status --spool "{what.spool}"; the services\' logs are in the folder logs.',
+        "CHECK: services-status.bat shows whether they run and what they record; their logs are in the folder logs.",
         f"UNINSTALL: services-uninstall.bat, then delete this folder. {_stays(what)}",
     ]
     return "".join(f"{line}\r\n" for line in lines).encode()

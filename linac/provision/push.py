@@ -1,119 +1,182 @@
-"""The listener's bundle put on a Linux capture host over SSH: copied, installed, and seen to record.
+"""The listener's bundle put on a capture host over SSH: copied, installed, and seen to record; and taken away again.
 
-    push(Gateway("capture.nbcc.example", 22, "physics", host_key="ssh-ed25519 AAAA...", key=Path("id_ed25519")), services, print)
+    host = Gateway("capture.nbcc.example", 22, "physics", host_key="ssh-ed25519 AAAA...", key=Path("id_ed25519"))
+    push(host, services, print)
 
-The account there is root or may use sudo without a password. Every step looks first at what is there: with the same bundle in
-place nothing is copied, and what broke off half-way is finished by pushing again. A service that runs is never restarted here,
-since that ends a recording; the host's own message says when to. It does not push to Windows, where the files of programs that
-run cannot be replaced: there the bundle is copied and installed by hand, as its README says.
+Linux or Windows, as `services` says. Every step looks first at what is there: with the same bundle in place nothing is copied,
+and what broke off half-way is finished by pushing again. A service that runs is never restarted here, since that ends a
+recording: on Linux the host's own message says when to, on Windows, where the files of programs that run cannot be replaced, a
+bundle that changes those is refused until somebody has stopped the services.
 """
 
+import hashlib
 import re
-import shlex
-import tempfile
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from linac.errors import SetupError, UnreachableError
-from linac.provision.bundle import SUMS, bundle_files, zipped
-from linac.provision.services import LINUX_HOME, SYSTEMD, TOP, Services
+from linac.provision.bundle import SUMS, bundle_files
+from linac.provision.push_linux import Linux
+from linac.provision.push_windows import Windows
+from linac.provision.pushing import Host, System
+from linac.provision.services import LINUX_HOME, NSSM, WINDOWS_HOME, Services
 
-COMMAND_SECONDS = 60.0
-INSTALL_SECONDS = 180.0
 WAIT_SECONDS = 60.0
 _PAUSE_SECONDS = 1.0
 
 Say = Callable[[str], object]
 
 
-class Host(Protocol):
-    """What `linac.transport.ssh.Gateway` offers: a command line's exit status and output, and a file copied whole."""
+@dataclass(frozen=True)
+class Programs:
+    """What a bundle for Windows holds of others: Python's embeddable zip and, unless the host has one already, nssm.exe."""
 
-    def run(self, command: str, timeout: float = ...) -> tuple[int, str]: ...
+    embed: bytes | None = field(default=None, repr=False)
+    nssm: bytes | None = field(default=None, repr=False)
 
-    def put(self, local: Path, remote: str, timeout: float = ...) -> None: ...
+
+@dataclass(frozen=True)
+class Pending:
+    """What a push to a host would do, after a look at it: files by name, services by the serials of their linacs."""
+
+    home: str
+    changed: tuple[str, ...]
+    gone: tuple[str, ...]
+    stopped: tuple[str, ...]
+    is_new: bool
+
+    def __bool__(self) -> bool:
+        return bool(self.changed or self.gone or self.stopped)
+
+    @property
+    def told(self) -> str:
+        """What happens to the files, in one line."""
+        if not self.changed and not self.gone:
+            return f"{self.home}: unchanged."
+        removed = f", {len(self.gone)} removed" if self.gone else ""
+        return f"{'copied' if self.is_new else 'updated'}, {len(self.changed)} files{removed}, in {self.home}"
 
 
-def push(host: Host, what: Services, say: Say, *, home: str = LINUX_HOME, wait_seconds: float = WAIT_SECONDS) -> None:
+def look(host: Host, what: Services, programs: Programs | None = None, *, home: str = "") -> Pending:
+    """What `push` would do. It changes nothing. Raises as `push` does."""
+    system, files = _prepared(host, what, programs, home)
+    return _pending(system, files, what)
+
+
+def push(
+    host: Host,
+    what: Services,
+    say: Say,
+    programs: Programs | None = None,
+    *,
+    home: str = "",
+    password: str | None = None,
+    wait_seconds: float | None = WAIT_SECONDS,
+) -> None:
     """Install the listeners of `what` on `host`, below the folder `home` there, and wait until each has got messages.
 
-    `say` is told each step, and what the host says. Raises `SetupError` where the host is not fit for it or refuses a step,
-    `UnreachableError` where no message comes within `wait_seconds`, and the errors of `host`.
+    `say` is told each step, and what the host says. `password`: of the account `what.log_on`, on Windows; without one the account
+    of the services stays as it is. `wait_seconds`: None to wait for nothing.
+
+    Raises `SetupError` where the host is not fit for it or refuses a step, `UnreachableError` where no message comes within
+    `wait_seconds`, and the errors of `host`.
     """
-    if what.kind != SYSTEMD:
-        raise SetupError("Only a Linux host can be pushed to. On Windows copy the bundle's zip and do what its README says.")
-    files = bundle_files(what, home=home)
-    become = _look(host)
-    status, there = host.run(f"cat {shlex.quote(home)}/{SUMS}", COMMAND_SECONDS)
-    if status == 0 and there.split() == files[SUMS].decode().split():
-        say(f"{home}: unchanged.")
-    else:
-        _unpack(host, files, home, become)
-        say(f"{home}: {'updated' if status == 0 else 'copied'}, {len(files)} files.")
-    say(_done(host, f"{become}sh {shlex.quote(home)}/services-install.sh", "The installation", INSTALL_SECONDS).rstrip())
+    system, files = _prepared(host, what, programs, home)
+    pending = _pending(system, files, what)
+    if pending.changed or pending.gone:
+        system.place(files, pending.changed, pending.gone)
+    say(pending.told)
+    say(system.install(password if what.log_on else None).rstrip())
     for linac in what.linacs:
-        unit = f"icom-listening-{linac.serial}.service"
-        _done(host, f"systemctl is-active {unit}", f"The service {unit} does not run: it")
-        say(f"{unit}: runs.")
-        say(f"Linac {linac.serial}: {_messages(host, what, linac.serial, home, become, wait_seconds)} messages have arrived.")
+        service = system.service(linac.serial)
+        if not system.runs(linac.serial):
+            raise SetupError(
+                f"The service {service} is installed, but does not run. Look at its log on the host, then push again."
+            )
+        say(f"{service}: runs.")
+        if wait_seconds is not None:
+            say(f"Linac {linac.serial}: {_messages(system, linac.serial, wait_seconds)} messages have arrived.")
 
 
-def _look(host: Host) -> str:
-    """What commands that need root begin with. Raises `SetupError` where this is no Linux with Python and systemd."""
-    wants = "command -v systemctl >/dev/null && python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))'"
-    status, said = host.run(f"uname -s && id -u && {wants} && echo fit", COMMAND_SECONDS)
-    words = said.split()
-    if status or words[:1] != ["Linux"] or words[-1:] != ["fit"]:
-        needs = "it needs Linux with systemd and Python 3.11 or newer"
-        raise SetupError(f"The host is not fit for the listener: {needs}. It says: {said.strip()[-300:]}")
-    if words[1] == "0":
-        return ""
-    status, said = host.run("sudo -n true", COMMAND_SECONDS)
-    if status:
+def is_there(host: Host, what: Services, serial: str, *, home: str = "") -> bool:
+    """Whether there is something of this linac to take away with `withdraw`."""
+    system = _system(host, what, home)
+    return system.runs(serial) or _holds(system, serial)
+
+
+def withdraw(
+    host: Host,
+    what: Services,
+    serial: str,
+    say: Say,
+    others: Services | None = None,
+    programs: Programs | None = None,
+    *,
+    home: str = "",
+) -> None:
+    """Stop and remove the service of one linac. `what`: the services as pushed, `others`: those that stay there, if any.
+
+    What was recorded stays, and so does the bundle's folder. Raises as `push` does.
+    """
+    system = _system(host, what, home)
+    if _holds(system, serial):
+        say(system.uninstall(serial).rstrip())
+    elif system.runs(serial):
         raise SetupError(
-            f"The account there may not install services: {said.strip()[-300:]} Allow it sudo without a password, or log in as "
-            "root."
+            f"{system.service(serial)} runs on the host, but not from {system.home}: somebody else installed it. Have it "
+            "uninstalled with the scripts that it was installed with."
         )
-    return "sudo -n "
+    if others is not None:
+        files = _files(others, programs, system.home)
+        pending = _pending(system, files, others)
+        if pending.changed or pending.gone:
+            system.place(files, pending.changed, pending.gone)
+        say(pending.told)
 
 
-def _unpack(host: Host, files: dict[str, bytes], home: str, become: str) -> None:
-    """Copy the bundle and put it in place: unpacked beside, then renamed, so that `home` is the old one or the new one, whole."""
-    where = _done(host, "mktemp -d", "A temporary folder").strip()
-    if not re.fullmatch(r"/[\w./-]+", where):
+def _holds(system: System, serial: str) -> bool:
+    """Whether the bundle there has this linac's service in it."""
+    own = (f"{serial}_listening.", f"icom-listening-{serial}.")
+    return any(name.startswith(own) for name in system.found())
+
+
+def _system(host: Host, what: Services, home: str) -> System:
+    return Windows(host, home or WINDOWS_HOME) if what.kind == NSSM else Linux(host, what, home or LINUX_HOME)
+
+
+def _prepared(host: Host, what: Services, programs: Programs | None, home: str) -> tuple[System, dict[str, bytes]]:
+    files = _files(what, programs, home or LINUX_HOME)  # first: without its parts nobody need be asked
+    return _system(host, what, home), files
+
+
+def _files(what: Services, programs: Programs | None, home: str) -> dict[str, bytes]:
+    programs = programs or Programs()
+    return bundle_files(what, programs.embed, programs.nssm, home=home)
+
+
+def _pending(system: System, files: Mapping[str, bytes], what: Services) -> Pending:
+    """Compares, and raises `SetupError` where a file that shall change is in use."""
+    there = system.found()
+    differ = (name for name, data in files.items() if there.get(name) != hashlib.sha256(data).hexdigest())
+    changed = tuple(name for name in differ if name != SUMS)
+    gone = tuple(sorted(set(there) - set(files)))
+    running = [linac.serial for linac in what.linacs if system.runs(linac.serial)]
+    held = [name for name in (*changed, *gone) if system.in_use(name, running)]
+    if held:
         raise SetupError(
-            f"The host's temporary folder {where!r} is not understood. Log in by hand and see what `mktemp -d` says."
+            f"{system.home} on the host: {held[0]} {'and others change' if held[1:] else 'changes'}, but the service of linac "
+            f"{running[0]} runs, and uses it. Run services-stop.bat there when no patient is being treated, then push again."
         )
-    with tempfile.TemporaryDirectory() as here:
-        local = Path(here, "bundle.zip")
-        local.write_bytes(zipped(files))
-        host.put(local, f"{where}/bundle.zip")
-    new, old, place = (shlex.quote(home + suffix) for suffix in (".new", ".old", ""))
-    steps = [
-        f"rm -rf {new} {old}",
-        f"mkdir -p {new}",
-        f"python3 -m zipfile -e {where}/bundle.zip {new}",
-        f"if [ -e {place} ]; then mv {place} {old}; fi",
-        f"mv {new}/{TOP} {place}",
-        f"chmod -R u=rwX,go=rX {place}",
-        f"rm -rf {new} {old}",
-    ]
-    try:
-        _done(host, f"{become}sh -c {shlex.quote('set -e; ' + '; '.join(steps))}", "Unpacking the bundle")
-    finally:
-        host.run(f"rm -rf {where}", COMMAND_SECONDS)
+    stopped = tuple(linac.serial for linac in what.linacs if linac.serial not in running)
+    return Pending(system.home, changed, gone, stopped, not there)
 
 
-def _messages(host: Host, what: Services, serial: str, home: str, become: str, wait_seconds: float) -> int:
+def _messages(system: System, serial: str, wait_seconds: float) -> int:
     """How many messages the listener there has got, once it has got some."""
-    command = (
-        f"cd {shlex.quote(home)}/program && python3 -B -m linac.icom status --serial {serial} --spool {shlex.quote(what.spool)}"
-    )
     until = time.monotonic() + wait_seconds
     while True:
-        _, said = host.run(f"{become}sh -c {shlex.quote(command)}", COMMAND_SECONDS)
+        said = system.status(serial)
         found = re.search(r"^\s*messages\s+(\d+)", said, re.M)
         if found and int(found[1]):
             return int(found[1])
@@ -123,11 +186,3 @@ def _messages(host: Host, what: Services, serial: str, home: str, become: str, w
                 f"{said.strip()[-600:]}"
             )
         time.sleep(_PAUSE_SECONDS)
-
-
-def _done(host: Host, command: str, what: str, timeout: float = COMMAND_SECONDS) -> str:
-    """The output of a command that must succeed. Raises `SetupError` with what it said."""
-    status, said = host.run(command, timeout)
-    if status:
-        raise SetupError(f"{what} failed on the host (exit code {status}): {said.strip()[-600:]} Mend that, then push again.")
-    return said

@@ -34,6 +34,9 @@ TOP = "linac-listener"
 LINUX_HOME = f"/opt/{TOP}"
 """Where the units for Linux expect it."""
 
+WINDOWS_HOME = rf"C:\Program Files\{TOP}"
+r"""Where `push` puts it on Windows. Who is no administrator may not change what lies there; right below C:\ he may."""
+
 _LABEL = "[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
 _HOST = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
 _IPV6 = re.compile(r"[A-Fa-f0-9:.]*:[A-Fa-f0-9:.]*")
@@ -59,13 +62,12 @@ def checked_address(text: str) -> str:
     linac.errors.SetupError: '192.168.17.4O' is not an address. Give the NSS's hospital IP address, for example 192.168.17.40.
     """
     try:
-        ipaddress.ip_address(text)
-        right = ":" not in text or _IPV6.fullmatch(text) is not None  # not what may stand behind a "%" there
+        if ":" not in text or _IPV6.fullmatch(text):  # not what may stand behind a "%" there
+            return str(ipaddress.ip_address(text))
     except ValueError:
-        right = _HOST.fullmatch(text) is not None and _MEANT_AS_IP.fullmatch(text) is None
-    if not right:
-        raise SetupError(f"{text!r} is not an address. Give the NSS's hospital IP address, for example 192.168.17.40.")
-    return text
+        if _HOST.fullmatch(text) and not _MEANT_AS_IP.fullmatch(text):
+            return text
+    raise SetupError(f"{text!r} is not an address. Give the NSS's hospital IP address, for example 192.168.17.40.")
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Listening:
 
     def __post_init__(self) -> None:
         Spool(Path(), self.serial)  # says what a serial may look like
-        checked_address(self.address)
+        object.__setattr__(self, "address", checked_address(self.address))
         if not 1 <= self.port <= 65535:
             raise SetupError(f"{self.port} is not a port. The iCom service of a linac has port {ICOM_PORT}.")
 

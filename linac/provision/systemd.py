@@ -188,9 +188,10 @@ def _scripts(units: list[str], what: Services | Worker) -> dict[str, str]:
     ]
     uninstall = [
         *begin,
-        "# Stops and removes these units. What they recorded stays, in the spool and in the records folder.",
+        "# Stops and removes these units, or those named behind it. What they recorded stays, in spool and records folder.",
         *root,
-        f"for unit in {names}; do",
+        f"[ $# -gt 0 ] || set -- {names}",
+        'for unit in "$@"; do',
         '  if [ ! -e "$units/$unit" ]; then echo "$unit: is not installed"; continue; fi',
         '  systemctl disable --now "$unit"',
         '  rm -f "$units/$unit"',

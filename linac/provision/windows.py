@@ -2,8 +2,8 @@ r"""Batch files that make Windows services of listeners or of a Prefect worker, 
 
 >>> from linac.provision.services import Listening, Services
 >>> files = windows_files(Services("nssm", (Listening("4299", "192.168.17.40"),), r"\\NBCCC-pdc\physics\NBCC-DataExchange"))
->>> sorted(files)
-['4299_listening.bat', 'services-install.bat', 'services-start.bat', 'services-stop.bat', 'services-uninstall.bat']
+>>> print(*sorted(files))
+4299_listening.bat services-install.bat services-start.bat services-status.bat services-stop.bat services-uninstall.bat
 >>> for line in files["4299_listening.bat"].decode().splitlines()[4:6]:
 ...     print(*line.split(" --serial "), sep="\n    --serial ")
 set "PYTHON_DIR=%~dp0python"
@@ -19,9 +19,11 @@ do not download NSSM.
 """
 
 import ntpath
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from linac.errors import SetupError
 from linac.provision.services import RESTART_SECONDS, RESTART_WORKER_SECONDS, STOP_SECONDS, Services, Worker
 
 LOG_BYTES = 10_000_000
@@ -76,6 +78,7 @@ def windows_files(what: Services | Worker) -> dict[str, bytes]:
         services = [_listener(linac.serial, linac.address) for linac in what.linacs]
         for linac, service in zip(what.linacs, services, strict=True):
             files.update(_listening(service, linac.serial, what.python, what.listen(linac)))
+        files["services-status.bat"] = _status(what, services)
     else:
         services = [_worker(what.pool)]
         files[services[0].program] = _working(what)
@@ -85,10 +88,15 @@ def windows_files(what: Services | Worker) -> dict[str, bytes]:
     return files
 
 
+def service_name(serial: str) -> str:
+    """The service that records a linac."""
+    return f"icom_listening_{serial}"
+
+
 def _listener(serial: str, address: str) -> _Service:
     title = f"iCom listening {serial}"
     about = f"Records the iCom stream of linac {serial} at {address}. It reads only; it never controls the linac."
-    return _Service(f"icom_listening_{serial}", f"{serial}_listening.bat", f"{serial}_listening_log.txt", title, about)
+    return _Service(service_name(serial), f"{serial}_listening.bat", f"{serial}_listening_log.txt", title, about)
 
 
 def _worker(pool: str) -> _Service:
@@ -169,6 +177,7 @@ def _begin(about: list[str]) -> list[str]:
         'if "%HERE:~-1%"=="\\" set "HERE=%HERE:~0,-1%"',
         'set "QUIET="',
         'if /i "%~1"=="quiet" set "QUIET=1"',
+        'set "ONLY=%~2"',
         'set "FAILED="',
         'set "NSSM="',
         'if exist "%HERE%\\nssm.exe" set "NSSM=%HERE%\\nssm.exe"',
@@ -209,7 +218,8 @@ def _install(services: list[_Service], what: Services | Worker, icom: str) -> by
     lines = _begin(
         [
             "Installs these services, or brings installed ones up to date. Run it as administrator; running it again is safe.",
-            '"services-install.bat quiet" asks nothing and leaves the account as it is.',
+            '"services-install.bat quiet" asks nothing and leaves the account as it is; "services-install.bat quiet password"',
+            "sets the account with the password that comes as a line of its input, a full stop before it.",
         ]
     )
     lines += [
@@ -250,6 +260,19 @@ r"""PowerShell that asks for a password without showing it. A full stop goes bef
 `!` alone stands for a password that would not arrive as it is: one with `"`, which ends a word of cmd.exe so that the rest is
 run; with `\` at its end, which NSSM takes together with the closing `"`; with letters beyond plain ASCII, which the console's
 code page may lack. All other letters are safe between quotation marks (`%` too: what a variable holds is not expanded again)."""
+
+_UNSAFE = re.compile(r"[^ !#-~]|\\$")
+
+
+def check_password(password: str) -> str:
+    """`password`, if a batch file can pass it on: see `ASKING`. Raises `SetupError`."""
+    if _UNSAFE.search(password):
+        raise SetupError(
+            "The password of the services' account has a quotation mark, a backslash at its end, or a letter beyond ASCII: a "
+            "batch file cannot pass it on. Choose another one, or set both in the Windows services manager by hand."
+        )
+    return password
+
 
 _HAS_MARK = '"%SystemRoot%\\System32\\find.exe" """" >nul'
 """Whether what is piped into it has a `"` (a find program's own way to write one): nothing of the text is expanded for it."""
@@ -295,6 +318,7 @@ _ACCOUNT_PARTS = [
     "",
     ":ask_account",
     'set "PASSWORD="',
+    'if /i "%ONLY%"=="password" goto given_password',
     'if defined QUIET set "ACCOUNT="',
     "if defined QUIET goto :eof",
     "if defined ACCOUNT echo Account that runs the services: %ACCOUNT%",
@@ -309,6 +333,12 @@ _ACCOUNT_PARTS = [
     "rem The password is not shown, and kept in no file.",
     f'for /f "usebackq delims=" %%P in (`powershell -NoProfile -Command "{ASKING}"`) do set "PASSWORD=%%P"',
     "if not defined PASSWORD goto rights",
+    "goto check_password",
+    ":given_password",
+    "if not defined ACCOUNT goto :eof",
+    'set /p "PASSWORD="',
+    "if not defined PASSWORD goto unsafe",
+    ":check_password",
     f"set PASSWORD|{_HAS_MARK}",
     "if not errorlevel 1 goto unsafe",
     'if not "%PASSWORD:~0,1%"=="." goto unsafe',
@@ -380,15 +410,87 @@ _VERBS: dict[str, tuple[str, str, list[str]]] = {
 not stopped: NSSM calls one that waits for its next start paused."""
 
 
+def place_files(names: Iterable[str], gone: Iterable[str], sums: str, coming: str) -> bytes:
+    """A batch file that puts the files of its folder `files` into the folder that it is given, and removes those in `gone`.
+
+    `sums` is the list of all files, which comes last, and is there as `coming` until then. Names have `/`, as in a zip.
+    """
+    lines = [
+        "@echo off",
+        "setlocal EnableExtensions DisableDelayedExpansion",
+        'set "FROM=%~dp0files"',
+        'set "TO=%~1"',
+        'if not exist "%TO%" mkdir "%TO%"',
+        f'copy /b /y "%FROM%\\{sums}" "%TO%\\{coming}" >nul',
+        "if errorlevel 1 goto failed",
+    ]
+    made: set[str] = set()
+    for name in [*names, sums]:
+        path = name.replace("/", "\\")
+        folder = ntpath.dirname(path)
+        if folder not in made:
+            lines += [f'if not exist "%TO%\\{folder}" mkdir "%TO%\\{folder}"']
+            made.add(folder)
+        lines += [
+            f'copy /b /y "%FROM%\\{path}" "%TO%\\{path}.new" >nul',
+            "if errorlevel 1 goto failed",
+            f'move /y "%TO%\\{path}.new" "%TO%\\{path}" >nul',
+            "if errorlevel 1 goto failed",
+        ]
+    for name in gone:
+        path = name.replace("/", "\\")
+        lines += [f'if exist "%TO%\\{path}" del /q "%TO%\\{path}"', f'if exist "%TO%\\{path}" goto failed']
+    lines += [
+        f'del /q "%TO%\\{coming}"',
+        "exit /b 0",
+        ":failed",
+        "echo Not every file could be put into its place: see above. Is the account an administrator? Is a program in use?",
+        "exit /b 1",
+    ]
+    return _batch(lines)
+
+
+def _status(what: Services, services: list[_Service]) -> bytes:
+    lines = [
+        "@echo off",
+        "rem Shows whether these services run and what they record. It changes nothing.",
+        'rem "services-status.bat quiet" does not wait for a key in the end; a service named behind it is shown alone.',
+        "setlocal EnableExtensions DisableDelayedExpansion",
+        f'set "PYTHON_DIR={_python_dir(what.python)}"',
+        f'set "SPOOL={what.spool.replace("%", "%%")}"',
+    ]
+    for linac, service in zip(what.linacs, services, strict=True):
+        lines += [f'set "SERIAL={linac.serial}"', f'set "SERVICE={service.name}"', 'call :one "%~2"']
+    lines += [
+        'if /i not "%~1"=="quiet" pause',
+        "exit /b 0",
+        "",
+        ":one",
+        'if not "%~1"=="" if /i not "%~1"=="%SERVICE%" goto :eof',
+        'sc query "%SERVICE%"',
+        '"%PYTHON_DIR%\\python.exe" -X utf8 -m linac.icom status --serial "%SERIAL%" --spool "%SPOOL%"',
+        "goto :eof",
+    ]
+    return _batch(lines)
+
+
 def _each(services: list[_Service], verb: str) -> bytes:
     about, finished, steps = _VERBS[verb]
-    lines = _begin([f"{about} Run it as administrator; running it again is safe."])
+    lines = _begin(
+        [
+            f"{about} Run it as administrator; running it again is safe.",
+            f'"services-{verb}.bat quiet" does not wait for a key in the end; a service named behind it is meant alone.',
+        ]
+    )
     for service in services:
         lines += [f'set "SERVICE={service.name}"', "call :one"]
     lines += [
         *_end(finished),
         "",
         ":one",
+        "if not defined ONLY goto wanted",
+        'if /i not "%ONLY%"=="%SERVICE%" goto :eof',
+        ":wanted",
         'set "RUNS="',
         'sc query "%SERVICE%" >nul 2>&1',
         "if errorlevel 1 goto known",

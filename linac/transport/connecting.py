@@ -1,5 +1,6 @@
 """Which kind of folder a path means."""
 
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -7,22 +8,31 @@ from contextlib import AbstractContextManager
 from pathlib import Path, PureWindowsPath
 from typing import Protocol
 
-from linac.errors import SetupError
+from linac.errors import LinacError, SetupError
 from linac.transport.credentials import Credentials
-from linac.transport.paths import Folder, LocalFolder
+from linac.transport.paths import Folder, LocalFolder, split_name
 
 SMB_PORT = 445
 TIMEOUT_SECONDS = 30.0
 """Longest wait for a sign of life of a server."""
 
+_WITH_PORT = re.compile(r"(?P<host>[^:@]+)[:@](?P<port>[0-9]+)")
+
 _UNC = re.compile(r"[\\/]{2}([^\\/]+)[\\/]+([^\\/]+)((?:[\\/].*)?)\Z", re.DOTALL)
+
+
+class Way(AbstractContextManager[tuple[str, int]], Protocol):
+    """An address on this computer, for as long as a `with` statement lasts, such as `linac.transport.tunnel.LocalForward`."""
+
+    def failure(self, seconds: float) -> LinacError | None:
+        """Why nothing comes through, or None where the gateway gives a sign of life within so many seconds."""
 
 
 class Gateway(Protocol):
     """What leads to a server that cannot be reached directly, such as `linac.transport.ssh.Gateway`."""
 
-    def forward(self, host: str, port: int) -> AbstractContextManager[tuple[str, int]]:
-        """An address on this computer from which connections come out at `host`, `port`."""
+    def forward(self, host: str, port: int) -> Way:
+        """The address from which connections come out at `host`, `port`."""
 
 
 def split_unc(path: str) -> tuple[str, str, str] | None:
@@ -59,10 +69,15 @@ def connect(
     after which it counts as hung. Nothing is connected yet: the first use does that.
 
     Raises `SetupError` for a relative path (it would depend on where a worker happens to run), for a gateway or credentials
-    with a local path, and for a UNC path without credentials where the operating system cannot open it by itself.
+    with a local path, for a UNC path without credentials where the operating system cannot open it by itself, and for a path,
+    a port or a timeout that cannot be.
     """
     text = os.fspath(path)
+    check_numbers(port, timeout)
+    _check_letters(text)
     unc = split_unc(text)
+    if unc is not None:
+        _check_share(text, unc[0], unc[1])
     if unc is None:
         if text.replace("/", "\\").startswith("\\\\") and not text.startswith(("\\\\?\\", "\\\\.\\")):
             raise SetupError(rf"The path {text!r} names a server but no share. Write it as in '\\server\share\folder'.")
@@ -85,3 +100,41 @@ def connect(
 
     server, share, below = unc
     return SmbFolder(server, share, below, credentials, port=port, gateway=gateway, timeout=timeout)
+
+
+def check_numbers(port: int, timeout: float) -> None:
+    """Raise `SetupError` for a port that is none, and for a timeout that is no time, or no end."""
+    if not 1 <= port <= 65535:
+        raise SetupError(f"{port} is no port. Give one from 1 to 65535; file sharing (SMB) has {SMB_PORT}, SSH 22.")
+    if not 0 < timeout < math.inf:  # not a number is neither
+        raise SetupError(
+            f"Nobody can wait for {timeout} seconds. Give a timeout of more than 0 s; {TIMEOUT_SECONDS:.0f} s is usual."
+        )
+
+
+def _check_letters(text: str) -> None:
+    """Raise `SetupError` where the operating system could not even be asked for a path."""
+    try:
+        possible = b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        possible = False
+    if not possible:
+        raise SetupError(f"The path {text!r} holds a character that no path can hold. Type it anew.")
+
+
+def _check_share(text: str, server: str, share: str) -> None:
+    """Raise `SetupError` for what people write where server and share should stand."""
+    found = _WITH_PORT.fullmatch(server)
+    if found is not None:
+        raise SetupError(
+            f"The path {text!r} holds the port of the server. Give the port by itself, {found['port']} in the field for it, and "
+            rf"the path without, as in '\\{found['host']}\{share}'."
+        )
+    if share.upper() == "IPC$":
+        raise SetupError(
+            f"The path {text!r} names IPC$, which holds no files: servers keep it for messages. Give the share that holds the "
+            "files."
+        )
+    if server in (".", "..") or share in (".", ".."):
+        raise SetupError(rf"The path {text!r} names no server and share. Write it as in '\\server\share\folder'.")
+    split_name(share)

@@ -4,6 +4,9 @@ While it is under way, `<name>.part-<digest>` lies beside the target with what h
 `<name>.part-fetch.json`, which says of which file it is and how much of it is safely on the disk. The record is written after
 the data was: what a power cut leaves is never taken for more than it is. The digest is of the file's place, size and time, so
 that two versions of it never mix; two who fetch the same version at the same time write the same bytes to the same offsets.
+
+A file may be read as soon as it is in its place. It is brought to the disk behind the reader's back (`settling`); until then the
+record stays, and a file with a record beside it is not known: after a power cut it is fetched again.
 """
 
 import contextlib
@@ -11,15 +14,18 @@ import hashlib
 import json
 import os
 import threading
+import time
+import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from linac.errors import StorageError
+from linac.transport.settling import SETTLING
 
-KEEP_BYTES = 64 << 20
-"""After so many more bytes the data is brought to the disk and the record says so. Meanwhile the next bytes arrive."""
+KEEP_SECONDS = 5.0
+"""So often the data is brought to the disk and the record says so, while the next bytes arrive: what a power cut costs."""
 
 PART, RECORD = ".part-", ".part-fetch.json"
 
@@ -37,12 +43,14 @@ class Source:
 
 
 def is_known(source: Source, local: Path) -> bool:
-    """Whether the local file is this one, by size and time."""
+    """Whether the local file is this one, by size and time, and safely on the disk."""
     try:
         stat = local.stat()
     except OSError:
         return False
-    return stat.st_size == source.size and abs(stat.st_mtime_ns - source.time_ns) < SAME_TIME_NS
+    if stat.st_size != source.size or abs(stat.st_mtime_ns - source.time_ns) >= SAME_TIME_NS:
+        return False
+    return SETTLING.wait(local) and not _record(local).exists()
 
 
 def fetch(
@@ -70,7 +78,6 @@ def fetch(
             raise
         progress.end()
         file.truncate()
-        os.fsync(file.fileno())
         now = after()
     if progress.done != source.size or now != source:
         _forget(part, record)
@@ -84,14 +91,14 @@ def fetch(
     except BaseException:
         _forget(part, record)
         raise
-    try:
-        os.utime(part, ns=(source.time_ns, source.time_ns))
-        replace(part, local)
-    except FileNotFoundError:  # another has fetched the same meanwhile
-        if local.stat().st_size != source.size:
-            raise
-        os.utime(local, ns=(source.time_ns, source.time_ns))
-    _forget(record)
+    with SETTLING.file(local, record, uuid.uuid4().hex):
+        try:
+            os.utime(part, ns=(source.time_ns, source.time_ns))
+            replace(part, local)
+        except FileNotFoundError:  # another has fetched the same meanwhile
+            if local.stat().st_size != source.size:
+                raise
+            os.utime(local, ns=(source.time_ns, source.time_ns))
 
 
 def part_of(source: Source, local: Path) -> Path:
@@ -114,15 +121,17 @@ class _Progress:
 
     def __init__(self, source: Source, file: BinaryIO, record: Path, begin: int) -> None:
         self._source, self._file, self._record = source, file, record
-        self.done = self._kept = begin
+        self.done = begin
+        self._kept = time.monotonic()
         self._keeper: threading.Thread | None = None
 
     def take(self, data: memoryview | bytes) -> None:
         self._file.write(data)
         self.done += len(data)
-        if self.done - self._kept >= KEEP_BYTES and (self._keeper is None or not self._keeper.is_alive()):
+        now = time.monotonic()
+        if now - self._kept >= KEEP_SECONDS and (self._keeper is None or not self._keeper.is_alive()):
             self._file.flush()
-            self._kept = self.done
+            self._kept = now
             self._keeper = threading.Thread(target=self._keep, args=(self.done,), name="fetch-to-disk", daemon=True)
             self._keeper.start()
 

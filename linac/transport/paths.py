@@ -4,11 +4,12 @@ import contextlib
 import errno
 import fnmatch
 import os
+import re
 import shutil
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PureWindowsPath
@@ -37,12 +38,29 @@ LONG_PATH = 230
 STALE_SECONDS = 86400.0
 """A file still being written that nobody has touched for so long was left by a crash or a power cut."""
 
+LEFT = re.compile(r"\.part-[0-9a-f]{8}")
+"""How the name of a file ends that `write` or `store` was amid: what is called otherwise is another's."""
+
+_FORBIDDEN = re.compile('[\x00-\x1f"*:<>?|\ud800-\udfff]')
+_FORBIDDEN_IN_PATTERNS = re.compile('[\x00-\x1f":<>|\ud800-\udfff]')
+"""What a name on a Windows server cannot hold (a colon would even lead into another stream of the file), and half characters,
+which no server has. It counts on every system alike: what is written to a local folder today may lie on a share tomorrow."""
+
+_DEVICES = re.compile(
+    r"(?:CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(?:COM|LPT)[1-9\u00b9\u00b2\u00b3])[ ]*(?:\..*)?", re.IGNORECASE | re.DOTALL
+)
+"""Names that mean a device on Windows, whatever follows their first dot."""
+
 
 T = TypeVar("T")
 
 
 class AwayError(UnreachableError, StorageError):
     """A share cannot be reached: for who minds the network an `UnreachableError`, for who wants to write a `StorageError`."""
+
+
+class ClosedError(SetupError, ValueError):
+    """A folder is used after it was closed, as Python's own files say it."""
 
 
 @dataclass(frozen=True)
@@ -167,8 +185,8 @@ class Folder(ABC):
 
     def find(self, name: str) -> Entry | None:
         """The entry of one file or folder, or None."""
-        head, _, tail = "/".join(split_name(name)).rpartition("/")
-        escaped = "".join(f"[{letter}]" if letter in "*?[" else letter for letter in tail)
+        head, _, tail = "/".join(split_file_name(name)).rpartition("/")
+        escaped = tail.replace("[", "[[]")
         found = self.list(f"{head}/{escaped}" if head else escaped)
         return found[0] if found else None
 
@@ -182,22 +200,67 @@ class Folder(ABC):
         self.close()
 
 
+def closed(location: str) -> ClosedError:
+    """The error of a folder that was closed."""
+    return ClosedError(f"The folder {location} was closed. Connect to it again.")
+
+
 def tried(work: Callable[[], T]) -> T | LinacError:
     """What comes of a piece of work on one file, its error too, unless it is that nothing can be reached."""
     try:
         return work()
-    except UnreachableError:
+    except (UnreachableError, ClosedError):
         raise
     except LinacError as error:
         return error
 
 
 def split_name(name: str) -> list[str]:
-    """The parts of a relative name, with `/` or `\\` between them. Raises `SetupError` if it would leave its folder."""
+    """The parts of a relative name, with `/` or `\\` between them, none for the folder itself.
+
+    Raises `SetupError` if it would leave its folder, or if a Windows share could not hold it.
+    """
+    parts = _split(name)
+    for part in parts:
+        _check_part(part)
+    return parts
+
+
+def split_file_name(name: str) -> list[str]:
+    """The same for a file, which has a name: one part at least."""
+    parts = split_name(name)
+    if not parts:
+        raise SetupError(f"The name {name!r} is that of the folder itself. Give the name of a file in it.")
+    return parts
+
+
+def split_pattern(pattern: str) -> tuple[list[str], str]:
+    """The parts of a folder's name and, for what is in it, a pattern with `*`, `?` and `[...]`. Raises as `split_name` does."""
+    *above, last = _split(pattern) or ["*"]
+    for part in above:
+        _check_part(part)
+    if _FORBIDDEN_IN_PATTERNS.search(last):
+        raise _cannot_be(last)
+    return above, last
+
+
+def _split(name: str) -> list[str]:
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
     if name[:1] in ("/", "\\") or PureWindowsPath(name).drive or ".." in parts:
         raise SetupError(f"The name {name!r} leads out of its folder. Give a name below the folder, without '..' or a drive.")
     return parts
+
+
+def _check_part(part: str) -> None:
+    if _FORBIDDEN.search(part) or part.endswith((".", " ")) or _DEVICES.fullmatch(part):
+        raise _cannot_be(part)
+
+
+def _cannot_be(part: str) -> SetupError:
+    return SetupError(
+        f'The name {part!r} cannot be on a Windows share: no control characters, none of " * : < > ? |, no dot or space at its '
+        "end, and none of Windows's devices such as CON, NUL or COM1. Rename it first."
+    )
 
 
 def extended_path(path: str) -> str:
@@ -214,6 +277,7 @@ class LocalFolder(Folder):
         self.path = Path(path)
         self.location = str(self.path)
         self._within = within
+        self._closed = False
 
     @property
     def root(self) -> "LocalFolder":
@@ -222,15 +286,26 @@ class LocalFolder(Folder):
     def below(self, name: str) -> "LocalFolder":
         return LocalFolder(self._at(name), within=self)
 
+    def close(self) -> None:
+        self.root._closed = True
+
     def _at(self, name: str) -> Path:
-        path = self.path.joinpath(*split_name(name))
+        return self._joined(split_name(name))
+
+    def _file(self, name: str) -> Path:
+        return self._joined(split_file_name(name))
+
+    def _joined(self, parts: Sequence[str]) -> Path:
+        if self.root._closed:
+            raise closed(self.location)
+        path = self.path.joinpath(*parts)
         return Path(extended_path(str(path))) if os.name == "nt" else path
 
     def _explained(self, action: str, name: str) -> "contextlib.AbstractContextManager[None]":
         return explain(action, "", lambda: self._at(name))
 
     def list(self, pattern: str = "*") -> list[Entry]:
-        *above, last = split_name(pattern) or ["*"]
+        above, last = split_pattern(pattern)
         where = "/".join(above)
         entries = []
         with self._explained("list", where):
@@ -249,7 +324,7 @@ class LocalFolder(Folder):
         return sorted(entries, key=lambda entry: entry.name)
 
     def check(self) -> None:
-        with self.root._explained("list", ""), os.scandir(self.root.path):
+        with self.root._explained("list", ""), os.scandir(self.root._at("")):
             pass
         if self._within is not None:
             self.list()
@@ -258,11 +333,11 @@ class LocalFolder(Folder):
         if mode != "rb":
             raise ValueError("files are opened for reading only; write them with write() or store(), which never leave a part")
         with self._explained("open", name):
-            return self._at(name).open("rb")
+            return self._file(name).open("rb")
 
     def fetch(self, name: str, local: Path, verify: Callable[[Path], None] | None = None) -> bool:
         with self._explained("fetch", name):
-            path = self._at(name)
+            path = self._file(name)
             source = self._source(path)
             if fetching.is_known(source, local):
                 return False
@@ -285,16 +360,16 @@ class LocalFolder(Folder):
     def store(self, local: Path, name: str) -> None:
         with self._explained("store", name):
             self._make_above(name)
-            _copy_whole(local, self._at(name))
+            _copy_whole(local, self._file(name))
 
     def replace(self, old: str, new: str) -> None:
         with self._explained("replace", new):
             self._make_above(new)
-            replace_local(self._at(old), self._at(new))
+            replace_local(self._file(old), self._file(new))
 
     def remove(self, name: str) -> None:
         with self._explained("remove", name), contextlib.suppress(FileNotFoundError):
-            path = self._at(name)
+            path = self._file(name)
             if path.is_dir():
                 path.rmdir()
             else:
@@ -306,11 +381,11 @@ class LocalFolder(Folder):
 
     def make_root(self) -> Self:
         with self._explained("make", ""):
-            self.path.mkdir(parents=True, exist_ok=True)
+            self._at("").mkdir(parents=True, exist_ok=True)
         return self
 
     def _make_above(self, name: str) -> None:
-        self._make(self._at(name).parent if split_name(name) else self.path)
+        self._make(self._file(name).parent)
 
     def _make(self, path: Path) -> None:
         """Make a folder and those between it and the root, not the root: step by step, as it can go at any moment."""
@@ -324,19 +399,19 @@ class LocalFolder(Folder):
 
     def free(self) -> int:
         with self._explained("measure free space of", ""):
-            return shutil.disk_usage(self.root.path).free
+            return shutil.disk_usage(self.root._at("")).free
 
     def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
         with self._explained("write", name):
             self._make_above(name)
-            with _aside(self._at(name)) as part, part.open("wb") as file:
+            with _aside(self._file(name)) as part, part.open("wb") as file:
                 file.write(data)
                 if durable:
                     file.flush()
                     os.fsync(file.fileno())
 
     def create(self, name: str, data: bytes) -> bool:
-        path = self._at(name)
+        path = self._file(name)
         with self._explained("make", name):
             for last_try in (*[False] * CREATE_TRIES, True):
                 try:
@@ -358,7 +433,7 @@ class LocalFolder(Folder):
             before = time.time() - older_seconds
             for item in list(os.scandir(self._at(name))):
                 with contextlib.suppress(FileNotFoundError, PermissionError):  # another sweeps too, or still writes it
-                    if ASIDE in item.name and item.is_file() and item.stat().st_mtime < before:
+                    if LEFT.fullmatch(item.name[-14:]) and item.is_file() and item.stat().st_mtime < before:
                         os.unlink(item.path)
                         removed += 1
         return removed

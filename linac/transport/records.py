@@ -11,13 +11,21 @@ the site up; everything that writes records looks for it first.
 ...     require(folder)
 (True, False)
 
-It knows nothing of what the records are. Standard library only: recording uses it.
+`sweep` tidies up after writers that were cut short. It knows nothing of what the records are. Standard library only:
+recording uses it.
 """
 
-from linac.errors import StorageError
+import contextlib
+import random
+import time
+from collections.abc import Iterable
+
+from linac.errors import SetupError, StorageError, UnreachableError
 from linac.transport.paths import AwayError, Folder
 
 MARK = "linac-flows.toml"
+
+SWEEP_SECONDS = 60.0
 
 _TEXT = b"""# The root of a site's records, kept by linac-flows. Leave this file here: what writes records looks for it first,
 # to tell this folder from an empty one that stands where a share is not connected. Nothing else is read from it.
@@ -55,6 +63,27 @@ def require(folder: Folder) -> None:
             f"this is probably the empty folder where the share should be connected. {_ADVICE} If it is a new or a moved records "
             "share, add-linac marks it."
         )
+
+
+def sweep(folder: Folder, names: Iterable[str], seconds: float = SWEEP_SECONDS) -> int:
+    """Remove what writers left half-written in these folders and all below them: a power cut, or a share that went away amid a
+    file. How many files that were. Only what nobody has touched for a day goes (`Folder.sweep`).
+
+    After so many seconds the rest is left to another call: the order is drawn anew each time, so that all get their turn.
+    Raises `UnreachableError` where the share is away.
+    """
+    removed, waiting, until = 0, list(names), time.monotonic() + seconds
+    while waiting and time.monotonic() < until:
+        name = waiting.pop(random.randrange(len(waiting)))  # noqa: S311 (no secret)
+        with contextlib.suppress(SetupError):  # another's folder, of a name that we could not make
+            try:
+                removed += folder.sweep(name)
+                waiting += [f"{name}/{entry.name}" for entry in folder.list(f"{name}/*") if entry.is_folder]
+            except UnreachableError:
+                raise
+            except StorageError:  # a folder that this account may not open
+                continue
+    return removed
 
 
 _ADVICE = "Connect the share again. Nothing is lost meanwhile: what is recorded stays in the spool; backups are fetched later."

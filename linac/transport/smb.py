@@ -11,7 +11,6 @@ import contextlib
 import fnmatch
 import io
 import os
-import re
 import threading
 import time
 import uuid
@@ -21,31 +20,36 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Self, TypeVar
 
-from linac.errors import LinacError, SetupError, StorageError, UnreachableError
+from linac.errors import LinacError, StorageError, UnreachableError
 from linac.transport import fetching, smb_ahead, smb_errors, smb_file
 from linac.transport import smb_messages as messages
-from linac.transport.connecting import SMB_PORT, TIMEOUT_SECONDS, Gateway
+from linac.transport.connecting import SMB_PORT, TIMEOUT_SECONDS, Gateway, Way
 from linac.transport.credentials import Credentials
 from linac.transport.fetching import Source
 from linac.transport.paths import (
     ASIDE,
+    LEFT,
     REPLACE_FIRST_PAUSE_SECONDS,
     REPLACE_TRIES,
     STALE_SECONDS,
     AwayError,
     Entry,
     Folder,
+    closed,
     explain,
     replace_local,
+    split_file_name,
     split_name,
+    split_pattern,
     tried,
 )
 from linac.transport.smb_ahead import Begin
 from linac.transport.smb_errors import Where
-from linac.transport.smb_link import Link, StatusError
+from linac.transport.smb_link import Link
+from linac.transport.smb_wire import StatusError
 
-_FORBIDDEN = re.compile(r'[\x00-\x1f"*:<>?|]')
-"""What a name on a Windows server cannot hold; a colon would even lead into another stream of the file."""
+GATEWAY_SECONDS = 5.0
+"""How long a gateway is waited for to give a sign of life, once what lies behind it has failed."""
 
 T = TypeVar("T")
 
@@ -58,7 +62,7 @@ class _Links:
         self._credentials, self._gateway = credentials, gateway
         self._lock = threading.Lock()
         self._by_thread: dict[int, Link] = {}
-        self._way: contextlib.ExitStack | None = None
+        self._way: Way | None = None
         self._address = (where.server, where.port)
         self._closed = False
 
@@ -67,7 +71,7 @@ class _Links:
         me = threading.get_ident()
         with self._lock:
             if self._closed:
-                raise ValueError("the folder is closed")
+                raise closed(self.where.location)
             link = self._by_thread.get(me)
             if link is None:
                 alive = {thread.ident for thread in threading.enumerate()}
@@ -82,11 +86,11 @@ class _Links:
             if not self._closed:
                 return link
         link.tear_down()
-        raise ValueError("the folder is closed")
+        raise closed(self.where.location)
 
     def _make(self) -> Link:
         try:
-            return Link(self._through(), self.where, self._credentials, self.timeout)
+            return Link(self._through(), self.where, self._credentials, self.timeout, self._lost)
         except AwayError:
             if self._gateway is not None:  # perhaps it is the way there that failed: lay it anew at the next try
                 self._close_way()
@@ -98,17 +102,25 @@ class _Links:
             return self._address
         with self._lock:
             if self._way is None:
-                way = contextlib.ExitStack()
-                self._address = way.enter_context(self._gateway.forward(self.where.server, self.where.port))
+                way = self._gateway.forward(self.where.server, self.where.port)
+                self._address = way.__enter__()
                 self._way = way
             return self._address
+
+    def _lost(self, error: AwayError) -> LinacError:
+        """What to say of a connection that failed: behind a gateway that fails, the server is not to blame."""
+        way = self._way
+        trouble = way.failure(GATEWAY_SECONDS) if way is not None else None
+        if trouble is None:
+            return error
+        return smb_errors.gateway(self.where, trouble) if isinstance(trouble, UnreachableError) else trouble
 
     def _close_way(self) -> None:
         with self._lock:
             way, self._way = self._way, None
         if way is not None:
             with contextlib.suppress(LinacError, OSError):
-                way.close()
+                way.__exit__(None, None, None)
 
     def close(self) -> None:
         with self._lock:
@@ -136,7 +148,7 @@ class SmbFolder(Folder):
     ) -> None:
         where = Where(server, port, share, credentials.login if credentials else "this account", gateway is not None)
         self._links = _Links(where, credentials, gateway, timeout)
-        self._base = _path(split_name(below))
+        self._base = "\\".join(split_name(below))
         self._root = self
         self._set_location()
 
@@ -161,8 +173,12 @@ class SmbFolder(Folder):
 
     def _at(self, name: str) -> str:
         """A name's path on the share, with backslashes."""
-        path = _path(split_name(name))
-        return "\\".join(part for part in (self._base, path) if part)
+        return "\\".join([*([self._base] if self._base else []), *split_name(name)])
+
+    def _file(self, name: str) -> str:
+        """A file's path, which has a name of its own."""
+        split_file_name(name)
+        return self._at(name)
 
     def _shown(self, name: str) -> str:
         return "\\".join([self.location, *split_name(name)])
@@ -170,6 +186,7 @@ class SmbFolder(Folder):
     @contextlib.contextmanager
     def _link(self, action: str, name: str) -> Iterator[Link]:
         """This thread's connection; what the server refuses meanwhile is told as an error about `name`."""
+        split_name(name)  # before a server is asked
         link = self._links.get()
         with link.lock:
             try:
@@ -190,7 +207,7 @@ class SmbFolder(Folder):
             self.list()
 
     def list(self, pattern: str = "*") -> "list[Entry]":
-        *above, last = split_name(pattern) or ["*"]
+        above, last = split_pattern(pattern)
         where = "/".join(above)
         # `[...]` is not for the server: it gets what stands before. Case counts as little as it does there.
         asked = last.partition("[")[0] + "*" if "[" in last else last
@@ -206,16 +223,13 @@ class SmbFolder(Folder):
         )
 
     def find(self, name: str) -> Entry | None:
-        parts = split_name(name)
-        if not parts:
-            return super().find(name)
+        parts = split_file_name(name)
         if ASIDE in parts[-1]:
             return None
         with self._link("look for", name) as link:
             try:
-                opened = messages.opened(
-                    _answers(link.chain(messages.open_file(self._at(name), messages.READ_ATTRIBUTES), messages.close()))[0]
-                )
+                look = messages.open_file(self._at(name), messages.READ_ATTRIBUTES)
+                opened = messages.opened(_twice(lambda: _answers(link.chain(look, messages.close())))[0])
             except StatusError as error:
                 if error.status in smb_errors.NOT_FOUND or error.status == smb_errors.NOT_A_FOLDER:
                     return None
@@ -237,19 +251,20 @@ class SmbFolder(Folder):
     def _open_to_read(self, link: Link, name: str) -> messages.Opened:
         """Others may read, write and remove the file meanwhile: it is theirs."""
         rights = messages.READ_DATA | messages.READ_ATTRIBUTES
-        return _patiently(lambda: messages.opened(link.call(messages.open_file(self._at(name), rights))))
+        open_it = messages.open_file(self._file(name), rights)
+        return _twice(lambda: _patiently(lambda: messages.opened(link.call(open_it))))
 
     def read(self, name: str) -> bytes:
         with self._link("read", name) as link:
             rights = messages.READ_DATA | messages.READ_ATTRIBUTES
             first = link.read_chunk
-            open_it = messages.open_file(self._at(name), rights, options=messages.A_FILE)
+            open_it = messages.open_file(self._file(name), rights, options=messages.A_FILE)
 
             def begin() -> "tuple[messages.Opened, list[memoryview | StatusError]]":
                 answers = link.chain(open_it, messages.read(0, first), messages.close())
                 return messages.opened(_answers(answers[:1])[0]), answers
 
-            opened, answers = _patiently(begin)
+            opened, answers = _twice(lambda: _patiently(begin))
             if opened.size <= first:
                 if opened.size == 0:
                     return b""
@@ -264,7 +279,8 @@ class SmbFolder(Folder):
             # What is here already may make the content needless; else its begin comes with the opening, and of a small file all.
             begin = None
             if not fetching.is_begun(local) and smb_ahead.has_room(link):
-                begin = _patiently(lambda: smb_ahead.answer(link, smb_ahead.ask(link, self._at(name), link.read_chunk)))
+                ask = partial(smb_ahead.ask, link, self._file(name), link.read_chunk)
+                begin = _twice(lambda: _patiently(lambda: smb_ahead.answer(link, ask())))
             return self._fetch(link, name, local, verify, begin)
 
     def _fetch(self, link: Link, name: str, local: Path, verify: Callable[[Path], None] | None, begin: Begin | None) -> bool:
@@ -328,7 +344,7 @@ class SmbFolder(Folder):
 
     def _path_of(self, name: str) -> str | None:
         """A name's path on the share, or None for a name that leads out of it."""
-        found = tried(lambda: self._at(name))
+        found = tried(lambda: self._file(name))
         return found if isinstance(found, str) else None
 
     def _tried(self, plain: Callable[[], T], first: Callable[[], T]) -> T | LinacError:
@@ -362,7 +378,7 @@ class SmbFolder(Folder):
         self, name: str, pieces: Callable[[int], Iterator[bytes]], size: int, time_ns: int | None, durable: bool = True
     ) -> None:
         """Write beside the place, bring it to the disk, rename. What fails leaves nothing if the server still answers."""
-        target = self._at(name)
+        target = self._file(name)
         part = f"{target}{ASIDE}{uuid.uuid4().hex[:8]}"
         with self._link("write", name) as link:
             opened = self._with_folders(link, name, lambda: self._begin_part(link, part, pieces, size, durable))
@@ -411,7 +427,7 @@ class SmbFolder(Folder):
         _patiently(lambda: link.call(messages.rename(target, handle)), smb_errors.IN_USE)
 
     def replace(self, old: str, new: str) -> None:
-        source, target = self._at(old), self._at(new)
+        source, target = self._file(old), self._file(new)
         rights = messages.DELETE | messages.READ_ATTRIBUTES
         with self._link("replace", new) as link:
             handle = messages.opened(link.call(messages.open_file(source, rights))).handle
@@ -424,14 +440,14 @@ class SmbFolder(Folder):
         rights = messages.DELETE | messages.READ_ATTRIBUTES
         with self._link("remove", name) as link:
             try:
-                _answers(link.chain(messages.open_file(self._at(name), rights), messages.delete(), messages.close()))
+                _answers(link.chain(messages.open_file(self._file(name), rights), messages.delete(), messages.close()))
             except StatusError as error:
                 if error.status not in smb_errors.NOT_FOUND:
                     raise
 
     def create(self, name: str, data: bytes) -> bool:
         rights = messages.READ_ATTRIBUTES | messages.WRITE_DATA
-        make = messages.open_file(self._at(name), rights, if_there=messages.CREATE, options=messages.A_FILE)
+        make = messages.open_file(self._file(name), rights, if_there=messages.CREATE, options=messages.A_FILE)
         with self._link("make", name) as link:
 
             def chain() -> bool:
@@ -504,23 +520,13 @@ class SmbFolder(Folder):
         removed = 0
         with self._link("tidy", name) as link:
             for item in _listed(link, self._at(name), f"*{ASIDE}*"):
-                if ASIDE in item.name and not item.is_folder and messages.as_datetime(item.time_100ns) < before:
+                if LEFT.fullmatch(item.name[-14:]) and not item.is_folder and messages.as_datetime(item.time_100ns) < before:
                     path = "\\".join(part for part in (self._at(name), item.name) if part)
                     with contextlib.suppress(StatusError):  # another sweeps too, or still writes it
                         open_it = messages.open_file(path, messages.DELETE, share=messages.SHARE_NONE)
                         _answers(link.chain(open_it, messages.delete(), messages.close()))
                         removed += 1
         return removed
-
-
-def _path(parts: "list[str]") -> str:
-    for part in parts:
-        if _FORBIDDEN.search(part) or part.endswith((".", " ")):
-            raise SetupError(
-                f'The name {part!r} cannot be on a Windows share: no control characters, none of " * : < > ? |, and no dot or '
-                "space at its end."
-            )
-    return "\\".join(parts)
 
 
 def _patiently(action: Callable[[], T], held: Collection[int] = frozenset({smb_errors.SHARING_VIOLATION})) -> T:
@@ -534,6 +540,17 @@ def _patiently(action: Callable[[], T], held: Collection[int] = frozenset({smb_e
                 raise
         time.sleep(pause)
         pause *= 2
+    return action()
+
+
+def _twice(action: Callable[[], T]) -> T:
+    """Its result. What is not there is looked for again: Samba says so in the moment in which a file is replaced, too (measured:
+    once in some thousand replacements)."""
+    try:
+        return action()
+    except StatusError as error:
+        if error.status not in smb_errors.NOT_FOUND:
+            raise
     return action()
 
 

@@ -11,8 +11,9 @@ from typing import NamedTuple, TypeVar
 from linac.errors import LinacError
 from linac.transport import smb_errors
 from linac.transport import smb_messages as messages
-from linac.transport.smb_link import Link, StatusError
+from linac.transport.smb_link import Link
 from linac.transport.smb_requests import Request
+from linac.transport.smb_wire import StatusError
 
 K = TypeVar("K")
 

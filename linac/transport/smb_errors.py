@@ -46,6 +46,11 @@ class Where:
     through_gateway: bool = False
 
     @property
+    def location(self) -> str:
+        """The share as an operator would type it."""
+        return rf"\\{self.server}\{self.share}"
+
+    @property
     def service(self) -> str:
         return f"{self.server}, port {self.port}{', through the gateway' if self.through_gateway else ''}"
 
@@ -150,6 +155,11 @@ def gone(where: Where) -> AwayError:
     )
 
 
+def gateway(where: Where, trouble: LinacError) -> AwayError:
+    """It is the gateway, not the server."""
+    return AwayError(f"The connection to {where.service}, broke off, as the gateway failed. {trouble}")
+
+
 def hung(where: Where, seconds: float) -> AwayError:
     return AwayError(
         f"The server {where.service} did not answer for {seconds:.0f} s: it hangs, or a firewall drops the packets. Look whether "
@@ -157,9 +167,9 @@ def hung(where: Where, seconds: float) -> AwayError:
     )
 
 
-def connecting(error: OSError, where: Where, seconds: float) -> AwayError:
+def connecting(error: OSError | UnicodeError, where: Where, seconds: float) -> AwayError:
     """No connection came about."""
-    if isinstance(error, socket.gaierror):
+    if isinstance(error, socket.gaierror | UnicodeError):
         return AwayError(f"The name {where.server} is not known here. Check how it is written, or give its IP address.")
     if isinstance(error, ConnectionRefusedError):
         return AwayError(

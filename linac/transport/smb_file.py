@@ -12,7 +12,8 @@ from typing import Any
 from linac.errors import LinacError
 from linac.transport import smb_errors
 from linac.transport import smb_messages as messages
-from linac.transport.smb_link import Link, StatusError
+from linac.transport.smb_link import Link
+from linac.transport.smb_wire import StatusError
 
 BUFFER = 256 << 10
 """Bytes of the buffer in front of it: what a small read asks for."""

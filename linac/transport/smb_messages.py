@@ -1,7 +1,7 @@
 """The SMB messages about files and folders, as bytes: [MS-SMB2] 2.2.13 to 2.2.40, and [MS-FSCC] 2.4 and 2.5 for what they carry.
 
 smbprotocol has structures for them, too. These are plain `struct` formats instead, because a transfer makes thousands of them
-and because a mebibyte should not be copied once per field. Logging in and signing are smbprotocol's own, see `smb_link`.
+and because a mebibyte should not be copied once per field. Logging in is smbprotocol's own, see `smb_link`.
 """
 
 import struct

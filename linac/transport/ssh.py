@@ -10,16 +10,18 @@ It does not change anything on a gateway, and reads none of the user's OpenSSH f
 """
 
 import contextlib
+import io
 import posixpath
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
 
 import paramiko
 
 from linac.errors import SetupError, StorageError
+from linac.transport.connecting import check_numbers
 from linac.transport.ssh_errors import (
     ForwardProhibitedError,
     GatewayHungError,
@@ -62,7 +64,8 @@ class Gateway:
         agent: bool | None = None,
         timeout: float = TIMEOUT_SECONDS,
     ) -> None:
-        """Raises `SetupError` where a key cannot be read. The network is not touched."""
+        """Raises `SetupError` where a key cannot be read, or a number cannot be. The network is not touched."""
+        check_numbers(port, timeout)
         self.host, self.port, self.user, self.timeout = host, port, user, timeout
         self.pinned = host_keys(host_key)
         self._key = private_key(key, passphrase) if key is not None else None
@@ -83,8 +86,10 @@ class Gateway:
         """
         return LocalForward(self.connect, (host, port))
 
-    def run(self, command: str, timeout: float = COMMAND_SECONDS) -> tuple[int, str]:
+    def run(self, command: str, timeout: float = COMMAND_SECONDS, given: bytes = b"") -> tuple[int, str]:
         """Run a command line on the gateway, in the account's own shell; exit status and output (both streams, at most 1 MiB).
+
+        `given`: what the command can read from its input, a password for instance: no command line shows it, and no log.
 
         A command that fails raises nothing: look at its status. Raises `GatewayHungError` where it takes longer than `timeout`
         seconds, `SetupError` where the account may run none, and the errors of `linac.transport.ssh_errors`.
@@ -96,6 +101,8 @@ class Gateway:
             channel.set_combine_stderr(True)
             channel.settimeout(max(until - time.monotonic(), 0.1))
             channel.exec_command(command)
+            with contextlib.suppress(OSError):  # of a command that has ended without reading it, the status tells
+                channel.sendall(given)
             channel.shutdown_write()
             pieces: list[bytes] = []
             kept = 0
@@ -131,24 +138,42 @@ class Gateway:
         """
         if not local.is_file():
             raise StorageError(f"{local} is not there, so it cannot be copied to the gateway.")
-        until = time.monotonic() + timeout
         path = remote.replace("\\", "/")
         if len(path) > 1 and path[1] == ":":
             path = "/" + path  # Windows' OpenSSH calls its drives /C:/
-        aside = posixpath.join(posixpath.dirname(path), f".{posixpath.basename(path)}.part")
+        with self._sftp(local.name, remote, timeout) as (files, until), local.open("rb") as source:
+            _send(files, source, path, until)
+
+    def put_all(self, contents: Mapping[str, bytes], folder: str, timeout: float = 600.0) -> None:
+        """Copy files into `folder`, a path as for `put` or one below the account's own folder; their folders are made.
+
+        Each is there whole or not at all. Raises as `put` does.
+        """
+        with self._sftp(f"{len(contents)} files", folder, timeout) as (files, until):
+            made: set[str] = set()
+            for name, data in contents.items():
+                path = posixpath.join(folder, name)
+                for above in reversed([str(parent) for parent in PurePosixPath(path).parents if str(parent) not in "./"]):
+                    if above not in made:
+                        _make(files, above)
+                        made.add(above)
+                _send(files, io.BytesIO(data), path, until)
+
+    @contextlib.contextmanager
+    def _sftp(self, what: str, remote: str, timeout: float) -> Iterator[tuple[paramiko.SFTPClient, float]]:
+        """A file transfer and when it must be done, with what goes wrong told as `put` says."""
+        until = time.monotonic() + timeout
         link = self.connect()
         try:
             channel = link.session()
             channel.settimeout(self.timeout)
             channel.invoke_subsystem("sftp")
             with paramiko.SFTPClient(channel) as files:
-                _send(files, local, aside, path, until)
+                yield files, until
         except TimeoutError as error:
             if time.monotonic() < until:
                 raise link.hung("stopped answering while a file was copied") from error
-            raise StorageError(
-                f"Copying {local.name} to the gateway {link.name} took longer than {timeout:g} s. Try again."
-            ) from error
+            raise StorageError(f"Copying {what} to the gateway {link.name} took longer than {timeout:g} s. Try again.") from error
         except BROKEN as error:
             if not link.alive:
                 raise link.why_ended() from error
@@ -176,14 +201,15 @@ class Gateway:
                 agent.close()
 
 
-def _send(files: paramiko.SFTPClient, local: Path, aside: str, path: str, until: float) -> None:
+def _send(files: paramiko.SFTPClient, source: BinaryIO, path: str, until: float) -> None:
+    aside = posixpath.join(posixpath.dirname(path), f".{posixpath.basename(path)}.part")
+
     def in_time(*_: Any) -> None:
         if time.monotonic() > until:
             raise TimeoutError
 
     try:
-        with local.open("rb") as source:
-            files.putfo(source, aside, callback=in_time)  # compares the sizes in the end
+        files.putfo(source, aside, callback=in_time)  # compares the sizes in the end
         try:
             files.posix_rename(aside, path)
         except OSError:  # a server without that extension cannot replace a file
@@ -194,6 +220,13 @@ def _send(files: paramiko.SFTPClient, local: Path, aside: str, path: str, until:
         with contextlib.suppress(*BROKEN):
             files.remove(aside)
         raise
+
+
+def _make(files: paramiko.SFTPClient, folder: str) -> None:
+    try:
+        files.mkdir(folder)
+    except OSError:  # "Failure" is all that SFTP says of one that is there
+        files.stat(folder)
 
 
 def _no_session(link: Link) -> SetupError:
@@ -230,8 +263,9 @@ class _Agent:
 def shown_key(host: str, port: int = 22, kind: str = "ssh-ed25519", timeout: float = TIMEOUT_SECONDS) -> HostKey:
     """The host key that a gateway shows, one of `kind` if it has one. It is not confirmed by anything: an operator must do that.
 
-    Raises the errors of `linac.transport.ssh_errors`.
+    Raises the errors of `linac.transport.ssh_errors`, and `SetupError` for a port or a timeout that cannot be.
     """
+    check_numbers(port, timeout)
     kinds = [kind, *(other for other in ALGORITHMS if other != kind)]
     return shown_host_key(host, port, kinds, timeout)
 

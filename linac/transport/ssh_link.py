@@ -56,6 +56,12 @@ HUNG_SECONDS = 9.0
 TICK_SECONDS = 0.25
 JOIN_SECONDS = 2.0
 
+GREETING_SECONDS = 3.0
+"""Who says something, but in so long nothing of SSH, is no SSH service. (Lines of its own may precede the greeting.)"""
+
+GREETING_BYTES = 4096
+"""So much of what is said first is kept."""
+
 REFUSALS = (b"Exceeded MaxStartups", b"Not allowed")
 """What OpenSSH says instead of its greeting to an address that comes too often."""
 
@@ -86,6 +92,14 @@ class Wire:
         self._closed = False  # paramiko looks at a socket's own `_closed`
         self.heard = time.monotonic()
         self.greeting = b""
+        """What was said first, until it is the line that SSH begins with."""
+        self.greeted_at = 0.0
+        """When the first byte came."""
+
+    @property
+    def is_ssh(self) -> bool:
+        """Whether the peer has begun to speak SSH (RFC 4253 section 4.2)."""
+        return self.greeting.startswith(b"SSH-") or b"\nSSH-" in self.greeting
 
     def recv(self, size: int) -> bytes:
         if self._begin == self._end:
@@ -93,7 +107,9 @@ class Wire:
             self._begin, self._end = 0, count
             if count:
                 self.heard = time.monotonic()
-                self.greeting = self.greeting or bytes(self._buffer[: min(count, 64)])
+                if len(self.greeting) < GREETING_BYTES and not self.is_ssh:
+                    self.greeted_at = self.greeted_at or self.heard
+                    self.greeting += bytes(self._buffer[: min(count, GREETING_BYTES)])
         begin = self._begin
         self._begin = min(begin + size, self._end)
         return bytes(self._buffer[begin : self._begin])
@@ -357,6 +373,18 @@ class Link:
         with contextlib.suppress(Exception), self._requests:
             self._transport.global_request("keepalive@openssh.com", wait=True)
 
+    def failure(self, seconds: float) -> LinacError | None:
+        """Why the gateway is of no use now, or None if it gives a sign of life within so many seconds."""
+        asked = time.monotonic()
+        if self.alive:
+            with contextlib.suppress(RuntimeError):  # this computer is out of threads
+                threading.Thread(target=self._ask, name="ask ssh", daemon=True).start()
+            while self.alive and self.wire.heard < asked and time.monotonic() - asked < seconds:
+                self.ended.wait(0.02)
+        if not self.alive:
+            return self.why_ended()
+        return None if self.wire.heard >= asked else self.hung(f"gave no sign of life within {seconds:g} s")
+
     def _end(self, why: LinacError | None) -> None:
         with self._lock:
             if self.ended.is_set():
@@ -514,34 +542,46 @@ def greet(host: str, port: int, kinds: Sequence[str], timeout: float) -> tuple[W
         left = max(until - time.monotonic(), 1.0)
         transport.banner_timeout = transport.handshake_timeout = transport.auth_timeout = left
         transport.clear_to_send_timeout = HUNG_SECONDS
-        transport.start_client(timeout=left)
-        if not transport.initial_kex_done:
-            raise TimeoutError  # the library returns as if all were well
+        _negotiate(wire, transport, until)
     except BROKEN as error:
         over = time.monotonic() >= until - 0.5
         _drop(wire, transport)
-        raise _why_no_greeting(name, wire.greeting, error, timeout if over else None) from error
+        raise _why_no_greeting(name, wire, error, timeout if over else None) from error
     except BaseException:
         _drop(wire, transport)
         raise
     return wire, transport
 
 
-def _why_no_greeting(name: str, greeting: bytes, error: BaseException, waited: float | None) -> LinacError:
-    """`greeting`: the first of what it said. `waited`: seconds, where it was given up for being silent."""
+def _negotiate(wire: Wire, transport: _Transport, until: float) -> None:
+    """Let the library agree on keys, no longer than until then, nor with what is no SSH service. Raises one of `BROKEN`."""
+    done = threading.Event()
+    transport.start_client(event=done)
+    while not done.wait(0.05):
+        now = time.monotonic()
+        if now >= until or (wire.greeted_at and not wire.is_ssh and now - wire.greeted_at >= GREETING_SECONDS):
+            raise TimeoutError
+        if not transport.is_active():
+            break
+    if not transport.is_active():
+        raise transport.get_exception() or EOFError
+
+
+def _why_no_greeting(name: str, wire: Wire, error: BaseException, waited: float | None) -> LinacError:
+    """`waited`: seconds, where it was given up for being silent."""
     if isinstance(error, paramiko.ssh_exception.IncompatiblePeer):
         return NotSshError(
             f"The gateway {name} speaks SSH, but shares no algorithm with us: {str(error).strip().rstrip('.')}. Its SSH service "
             "is too old: update it."
         )
+    if wire.greeting and not wire.is_ssh and not wire.greeting.startswith(REFUSALS):
+        return NotSshError(f"What answers at {name} does not speak SSH. Check address and port in the SSH gateway block.")
     if waited is not None:
-        how = "stopped in the middle of the greeting" if greeting else "said nothing"
+        how = "stopped in the middle of the greeting" if wire.greeting else "said nothing"
         return GatewayHungError(
             f"The gateway {name} accepted the connection, but {how} within {waited:g} s. Its SSH service hangs, or it is no "
             "SSH service: restart it, or check the port in the SSH gateway block."
         )
-    if greeting and not greeting.startswith((b"SSH-", *REFUSALS)):
-        return NotSshError(f"What answers at {name} does not speak SSH. Check address and port in the SSH gateway block.")
     return GatewayRefusedError(
         f"The gateway {name} hung up before the login. It limits connections (MaxStartups, fail2ban), or lets only some "
         "addresses in: ask its administrator whether this computer is blocked."
@@ -563,7 +603,7 @@ def _connected(host: str, port: int, timeout: float) -> socket.socket:
     try:
         sock = socket.create_connection((host, port), timeout)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    except socket.gaierror as error:
+    except (socket.gaierror, UnicodeError) as error:  # the latter from a name that DNS cannot know
         raise SetupError(
             f"The gateway's name {host!r} is not known here. Check it in the SSH gateway block, or give its address instead."
         ) from error

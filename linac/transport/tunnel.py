@@ -268,6 +268,8 @@ class LocalForward:
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._link: Link | None = None
+        self._lost: Link | None = None
+        self._again: Link | None = None  # the lost one, while another is being made
         self._first: Any = None
         self._listener: Listener | None = None
         self._trouble: LinacError | None = None
@@ -277,6 +279,16 @@ class LocalForward:
         """Why the gateway or its last connection failed, in words, or None."""
         link = self._link
         return (link.trouble if link is not None else None) or self._trouble
+
+    def failure(self, seconds: float) -> LinacError | None:
+        """The same; also where the gateway gives no sign of life, or does not let us in again, within so many seconds."""
+        until = time.monotonic() + seconds
+        while self._again is not None and time.monotonic() < until:
+            time.sleep(0.02)
+        again, link = self._again, self._link
+        if again is not None:
+            return again.hung(f"did not let us in again within {seconds:g} s")
+        return (link.failure(seconds) if link is not None else None) or self._trouble
 
     def __enter__(self) -> Address:
         link = self._connect()
@@ -316,8 +328,14 @@ class LocalForward:
             if first is not None and not first.closed and not first.eof_received:
                 return first
             if self._link is None or not self._link.alive:
-                self._link = None
-                self._link = self._connect()
+                self._again, self._link = self._lost or self._link, None
+                try:
+                    self._link = self._connect()
+                except LinacError as error:
+                    self._trouble = error
+                    raise
+                finally:
+                    self._lost, self._again = self._again, None
                 if self._over.is_set():
                     self._link.close()
             link = self._link

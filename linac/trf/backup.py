@@ -37,6 +37,10 @@ _STORED, _DEFLATED = 0, 8
 _ENCRYPTED_FLAG, _SIZES_FOLLOW_FLAG, _UTF8_FLAG = 0x1, 0x8, 0x800
 
 
+_NO_ZIP = (zipfile.BadZipFile, NotImplementedError, ValueError, IndexError, struct.error, EOFError)
+"""What opening a zip raises whose directory is missing or damaged."""
+
+
 class Member(NamedTuple):
     """One TRF of a backup: its bytes, or why they could not be had. `name` is as the zip says, with `/` between folders."""
 
@@ -64,10 +68,24 @@ def read_trfs(source: str | os.PathLike[str] | IO[bytes], *, max_bytes: int = MA
         yield from _members(file, max_bytes)
 
 
+def check_zip(path: os.PathLike[str]) -> None:
+    """Raise `BackupError` unless the file is a zip that has its directory, as a whole one has at its end; milliseconds.
+
+    Whether the logs in it are whole is checked as they are read. Raises `StorageError` where the file cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path):
+            return
+    except _NO_ZIP as error:
+        raise BackupError("The backup is no zip, or cut short: it has no directory. Fetch it again.") from error
+    except OSError as error:
+        raise _storage(error) from error
+
+
 def _members(file: IO[bytes], max_bytes: int) -> Iterator[Member]:
     try:
         archive = zipfile.ZipFile(file)
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, IndexError, struct.error, EOFError) as error:
+    except _NO_ZIP as error:
         # Bytes are only as bad as their directory, which stands at the end: walk the members from the start instead.
         yield from _salvage(file, max_bytes, error)
         return

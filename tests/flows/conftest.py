@@ -4,7 +4,7 @@ import contextlib
 import re
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -135,32 +135,3 @@ def closed_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
-
-
-@pytest.fixture
-def service() -> Iterator[Callable[[bytes], int]]:
-    """Starts a TCP service that says the same bytes to everybody; returns its port."""
-    import threading
-
-    servers: list[socket.socket] = []
-
-    def start(says: bytes) -> int:
-        server = socket.create_server(("127.0.0.1", 0))
-        servers.append(server)
-
-        def serve() -> None:
-            while True:
-                try:
-                    connection, _ = server.accept()
-                except OSError:
-                    return
-                with connection:
-                    connection.sendall(says)
-
-        threading.Thread(target=serve, daemon=True).start()
-        port: int = server.getsockname()[1]
-        return port
-
-    yield start
-    for server in servers:
-        server.close()

@@ -1,8 +1,8 @@
 """add-linac as a physicist meets it: what it makes, what it says when something is wrong, and that it then changes nothing."""
 
+import os
 import re
-import socket
-from collections.abc import Callable
+import shutil
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,11 +10,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from linac.errors import SetupError, StorageError, UnreachableError
+from linac.provision import push
 from linac.simulator import write_backup
+from linac.simulator.sshd import is_installed
 from linac.transport.records import MARK
 
 if TYPE_CHECKING:
     from tests.flows.conftest import Lab
+
+
+CAN_PUSH = os.name != "nt" and is_installed() and shutil.which("python3", path="/usr/bin") is not None
 
 
 def add(lab: "Lab", **other: Any) -> None:
@@ -102,6 +107,7 @@ class TestAdding:
 
     def test_other_answers_update_and_show_the_difference(self, lab: "Lab", tmp_path: Path) -> None:
         add(lab)
+        assert "⚠️ warn: **Diagnostic backups**. It holds no SDD+*.zip yet" in record(lab)
         (tmp_path / "other").mkdir()
         add(lab, backup_folder=str(tmp_path / "other"), energies=["6", "10 FFF"])
         report = record(lab)
@@ -129,16 +135,6 @@ class TestAdding:
         assert f"- **Deployment icom-capture/{lab.serial}**: is as it should be" in report
         assert "- Automations: made" in report
 
-    def test_a_dry_run_checks_shows_the_plan_and_changes_nothing(self, lab: "Lab") -> None:
-        add(lab, dry_run=True)
-        assert not in_service(lab)
-        assert list(lab.records.iterdir()) == []
-        assert not lab.spool.exists()
-        report = record(lab)
-        assert "**Dry run.**" in report
-        assert f"- **Deployment icom-capture/{lab.serial}**: to be made" in report
-        assert "## Done" not in report
-
     def test_a_linac_that_has_moved_is_recorded_at_its_new_address_only(self, lab: "Lab") -> None:
         from linac.capture import control
         from linac.simulator import SimulatedLinac
@@ -153,10 +149,38 @@ class TestAdding:
         assert f"port {lab.linac.address[1]} → " in report
         assert f"- Recording: icom-capture/{lab.serial} is started" in report
 
-    def test_a_linac_with_no_backups_yet_is_added_with_a_warning(self, lab: "Lab") -> None:
-        add(lab)
-        assert in_service(lab)
-        assert "⚠️ warn: **Diagnostic backups**. It holds no SDD+*.zip yet" in record(lab)
+    @pytest.mark.skipif(not CAN_PUSH, reason="it needs OpenSSH's server and /usr/bin/python3")
+    def test_its_service_is_installed_on_the_capture_host_and_taken_away_again(
+        self, lab: "Lab", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from blocks import SshGateway
+        from flows.remove_linac import remove_linac
+        from linac.capture import control
+        from tests.linac.provision.linux_host import linux_host
+
+        with linux_host(tmp_path / "capture-host") as host:
+            monkeypatch.setattr(push, "LINUX_HOME", host.home)
+            server = host.server
+            login = SshGateway(
+                host=server.host, port=server.port, username=server.user, key_file=str(server.key_file), host_key=server.host_key
+            )
+            login.save("lab-capture", overwrite=True)
+            answers = {"service": "systemd", "capture_login": "lab-capture", "wait_seconds": 60}
+            add(lab, **answers)
+            report = record(lab)
+            assert "**In service** since" in report
+            assert "SSH login of the capture host 127.0.0.1**. 127.0.0.1 answers" in report
+            assert f"started: the recording of linac {lab.serial}" in report
+            assert f"+ icom-listening-{lab.serial}.service" in report
+            add(lab, **answers)
+            assert "It was so already: nothing had to change." in record(lab)
+
+            remove_linac(lab.serial)
+            assert not control.is_running(lab.spool, lab.serial)
+            assert not list(host.units.glob("*.service"))
+            removed = lab.report(f"remove-linac-{lab.serial.lower()}")
+            assert "Service on 127.0.0.1: stopped in order and removed" in removed
+            SshGateway.delete("lab-capture")
 
     def test_two_linacs_cannot_have_one_address(self, lab: "Lab") -> None:
         add(lab)
@@ -171,53 +195,34 @@ class TestAdding:
 class TestWhatIsWrong:
     """Each case: what the physicist is told, in the run's error and in the report; nothing is changed."""
 
-    def check_refused(self, lab: "Lab", words: str, **other: Any) -> None:
+    def check_refused(self, lab: "Lab", *words: str, **other: Any) -> None:
         with pytest.raises(SetupError, match="was not added; nothing was changed") as caught:
             add(lab, **other)
         report = record(lab)
         for told in (str(caught.value), report):
-            assert words in told
+            for each in words:
+                assert each in told
         assert "**Not added.**" in report
         assert "❌ fail" in report
         assert "✅ pass" in report, "the other checks went on"
         assert not in_service(lab)
 
-    def test_an_address_that_does_not_exist(self, lab: "Lab") -> None:
-        self.check_refused(lab, "nss-that-is-not.invalid", address="nss-that-is-not.invalid")
-
-    def test_a_refused_port(self, lab: "Lab", closed_port: int) -> None:
-        self.check_refused(lab, f"refused port {closed_port}", icom_port=closed_port)
-
-    def test_a_service_that_is_not_icom(self, lab: "Lab", service: Callable[[bytes], int]) -> None:
-        self.check_refused(lab, "iCom", icom_port=service(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n" * 50))
-
-    def test_a_service_that_says_nothing(self, lab: "Lab", monkeypatch: pytest.MonkeyPatch) -> None:
-        from tasks import check_network
-
-        monkeypatch.setattr(check_network, "ICOM_WAIT_SECONDS", 1.0)
-        with socket.create_server(("127.0.0.1", 0)) as silent:
-            self.check_refused(lab, "iCom", icom_port=silent.getsockname()[1])
+    def test_several_things_at_once_are_all_told(self, lab: "Lab", closed_port: int, tmp_path: Path) -> None:
+        lab.records.rmdir()
+        lab.records.write_text("a file where a folder should be")
+        words = (f"refused port {closed_port}", "it is not there", str(lab.records))
+        self.check_refused(lab, *words, icom_port=closed_port, backup_folder=str(tmp_path / "nowhere"))
 
     def test_another_machine_answers(self, lab: "Lab") -> None:
         lab.linac.machine = "9999"
         self.check_refused(lab, "9999")
 
-    def test_a_backup_folder_that_is_not_there(self, lab: "Lab", tmp_path: Path) -> None:
-        self.check_refused(lab, "it is not there", backup_folder=str(tmp_path / "nowhere"))
-
-    def test_records_that_cannot_be_written(self, lab: "Lab") -> None:
-        lab.records.rmdir()
-        lab.records.write_text("a file where a folder should be")
-        self.check_refused(lab, str(lab.records))
-
-    def test_a_site_that_does_not_exist(self, lab: "Lab") -> None:
+    def test_a_site_or_credentials_that_do_not_exist(self, lab: "Lab") -> None:
         with pytest.raises(SetupError, match="no Site block named 'nowhere'"):
             add(lab, site="nowhere")
-        assert not in_service(lab)
-
-    def test_credentials_that_do_not_exist(self, lab: "Lab") -> None:
         with pytest.raises(SetupError, match="no SMB credentials block named 'nobody'"):
             add(lab, nss_credentials="nobody")
+        assert not in_service(lab)
 
 
 def test_no_secret_is_in_any_parameter_or_report(lab: "Lab", closed_port: int) -> None:
@@ -281,7 +286,7 @@ class TestTheForm:
         ("answer", "words"),
         [
             ({"serial": "../4299"}, "letters, digits"),
-            ({"address": "192.168.17.400"}, "IP address such as"),
+            ({"address": "192.168.17.4O"}, "is not an address"),
             ({"icom_port": 0}, "greater than or equal to 1"),
             ({"energies": ["much"]}, "An energy is a number"),
             ({"service": "cron"}, "'prefect worker', 'nssm' or 'systemd'"),
@@ -312,13 +317,19 @@ class TestFromTheCommandLine:
             "service": "nssm",
         }
 
-    def test_it_runs_the_flow(self, lab: "Lab") -> None:
+    def test_a_dry_run_checks_shows_the_plan_and_changes_nothing(self, lab: "Lab") -> None:
         from flows.add_linac import add_linac
         from tasks.command_line import run_from_command_line
 
         answers = [part for name, value in lab.answers.items() for part in (f"--{name.replace('_', '-')}", str(value))]
         assert run_from_command_line(add_linac, [*answers, "--dry-run"]) == 0
-        assert "**Dry run.**" in record(lab)
+        assert not in_service(lab)
+        assert list(lab.records.iterdir()) == []
+        assert not lab.spool.exists()
+        report = record(lab)
+        assert "**Dry run.**" in report
+        assert f"- **Deployment icom-capture/{lab.serial}**: to be made" in report
+        assert "## Done" not in report
 
     def test_without_a_server_it_says_how_to_start_one(self, closed_port: int, capsys: pytest.CaptureFixture[str]) -> None:
         from prefect.settings import PREFECT_API_URL, temporary_settings

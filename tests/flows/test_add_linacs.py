@@ -18,14 +18,16 @@ def test_one_that_fails_does_not_hinder_the_others(lab: "Lab", closed_port: int,
     host, port = lab.linac.address
     path = tmp_path / "linacs.csv"
     path.write_text(
-        f"serial,address,icom_port,backup_folder,steadiness_seconds,wait_seconds\n"
-        f"T-refused,{host},{closed_port},{lab.backup},1,0\n"
-        f"{lab.serial},{host},{port},{lab.backup},1,0\n",
+        f"serial,address,icom_port,backup_folder,steadiness_seconds,wait_seconds,energies,dry_run\n"
+        f"T-refused,{host},{closed_port},{lab.backup},1,0,,\n"
+        f"{lab.serial},{host},{port},{lab.backup},1,0,6;10 FFF,no\n",
         encoding="utf-8",
     )
     with pytest.raises(LinacError, match="1 of 2 linacs are as the list wants them, 1 failed"):
         add_linacs(str(path), lab.site_name)
-    assert load(Linac, block_name(lab.serial)) is not None
+    added = load(Linac, block_name(lab.serial))
+    assert added is not None
+    assert added.energies == ["6", "10 FFF"]
     assert load(Linac, block_name("T-refused")) is None
     report = lab.report("add-linacs")
     assert "| T-refused | ❌ | failed, see below |" in report

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,7 @@ class Page:
         self.connection, self.numbers = connection, itertools.count(1)
         for domain in ("Page", "Runtime"):
             self.ask(f"{domain}.enable")
+        self.ask("Page.addScriptToEvaluateOnNewDocument", source=_COUNT)
 
     def ask(self, method: str, **parameters: Any) -> dict[str, Any]:
         number = next(self.numbers)
@@ -94,10 +95,36 @@ class Page:
             time.sleep(0.3)
         return text
 
-    def fill(self, label: str, value: str) -> None:
-        """Type into the field under a label, as far as the page can tell."""
-        done = self.run(_FILL % (json.dumps(label), json.dumps(value)))
-        assert done == "filled", f"{label}: {done}"
+    def fill(self, label: str, value: str, seconds: float = 20.0) -> None:
+        """Type into the field under a label, as far as the page can tell; again, until the page has taken it over."""
+        until = time.monotonic() + seconds
+        while (done := self.run(_FILL % (json.dumps(label), json.dumps(value)))) != "filled":
+            assert done == "gone again" and time.monotonic() < until, f"{label}: {done}"  # noqa: PT018 (one reason)
+            time.sleep(0.3)
+
+    def wait_until_quiet(self, seconds: float = 60.0) -> None:
+        """Until none of the page's requests is under way: what it asked its server, a form's check for instance, is answered."""
+        until, quiet = time.monotonic() + seconds, 0
+        while quiet < 2:
+            quiet = quiet + 1 if self.run("(window.requestsUnderWay || 0) === 0") else 0
+            assert time.monotonic() < until, f"the page has been asking its server for {seconds:.0f} s"
+            time.sleep(0.2)
+
+    def press_until(self, words: str, done: Callable[[], object], seconds: float = 90.0, again_after: float = 10.0) -> None:
+        """Press a button, and again, as a person does, where the page is the same as before and nothing has come of it."""
+        until, place = time.monotonic() + seconds, self.run("location.href")
+        while True:
+            self.wait_until_quiet()
+            if self.run("location.href") == place and not done():
+                self.press(words)
+            look_until = time.monotonic() + again_after
+            while time.monotonic() < look_until:
+                if done():
+                    return
+                time.sleep(0.3)
+            assert time.monotonic() < until, (
+                f"nothing has come of {words!r} within {seconds:.0f} s; the page says:\n{self.text()[:3000]}"
+            )
 
     def press(self, words: str) -> None:
         """Press the button that says so."""
@@ -107,8 +134,11 @@ class Page:
     def picture(self, path: Path) -> None:
         """A screenshot of the whole page."""
         tall = "Math.max(600, ...[...document.querySelectorAll('*')].map(item => item.scrollHeight))"  # only a part of it scrolls
-        for _ in range(2):  # once it is taller, more of it may be shown
-            height = min(int(self.run(tall)), 6000)
+        before, height, until = 0, 1, time.monotonic() + 30
+        while height != before and time.monotonic() < until:  # once it is taller, more of it may be shown
+            self.wait_until_quiet()
+            self.run(_DRAWN)
+            before, height = height, min(int(self.run(tall)), 6000)
             self.ask("Emulation.setDeviceMetricsOverride", width=1280, height=height, deviceScaleFactor=1, mobile=False)
             time.sleep(1)
         data = self.ask("Page.captureScreenshot", format="png")["data"]
@@ -117,7 +147,28 @@ class Page:
         path.write_bytes(base64.b64decode(data))
 
 
-_FILL = """(() => {
+_COUNT = """
+    window.requestsUnderWay = 0;
+    const send = XMLHttpRequest.prototype.send, ask = window.fetch;
+    XMLHttpRequest.prototype.send = function (...given) {
+        window.requestsUnderWay++;
+        this.addEventListener('loadend', () => window.requestsUnderWay--);
+        return send.apply(this, given);
+    };
+    window.fetch = (...given) => {
+        window.requestsUnderWay++;
+        return ask(...given).finally(() => window.requestsUnderWay--);
+    };
+"""
+
+_DRAWN = """(async () => {
+    await document.fonts.ready;
+    await Promise.all([...document.images].map(item => item.decode().catch(() => null)));
+    for (let frames = 0; frames < 3; frames++) await new Promise(resolve => requestAnimationFrame(resolve));
+    return true;
+})()"""
+
+_FILL = """(async () => {
     const label = %s, value = %s;
     const found = [...document.querySelectorAll('label')].filter(item => item.innerText.trim().split('\\n')[0].trim() === label);
     const titles = [...document.querySelectorAll('label')].map(item => item.innerText.trim().split('\\n')[0]);
@@ -131,7 +182,8 @@ _FILL = """(() => {
     field.dispatchEvent(new Event('input', {bubbles: true}));
     field.dispatchEvent(new Event('change', {bubbles: true}));
     field.blur();
-    return 'filled';
+    for (let frames = 0; frames < 3; frames++) await new Promise(resolve => requestAnimationFrame(resolve));
+    return field.isConnected && field.value === value ? 'filled' : 'gone again';
 })()"""
 
 _PRESS = """(() => {

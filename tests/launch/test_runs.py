@@ -256,3 +256,73 @@ def test_tunnels_are_taken_up_as_recordings_are(server: Server, tmp_path: Path, 
     runs.resume(runs.TUNNELS, tmp_path, lambda _: None)
     assert server.under_way() == ["nbcc"], "a site without forwards any more is forgotten"
     assert not (tmp_path / "tunnels.json").exists()
+
+
+class Ending:
+    """Runs that end when they are asked to, after so many looks; what was asked of them, in order."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **kinds: str) -> None:
+        self.asked: list[tuple[str, str]] = []
+        self.runs = {
+            name: SimpleNamespace(
+                id=name,
+                name=name,
+                work_pool_name=None if "stranger" in kind else "pool",
+                state=SimpleNamespace(type=StateType.PENDING if "pending" in kind else StateType.RUNNING),
+                kind=kind,
+                looks=0,
+            )
+            for name, kind in kinds.items()
+        }
+        monkeypatch.setattr(runs, "get_client", lambda sync_client: contextlib.nullcontext(self))
+        monkeypatch.setattr(runs, "unfinished", self.unfinished)
+        for name in ("CANCEL", "TUNNELS", "STRANGER"):
+            monkeypatch.setattr(runs, f"{name}_SECONDS", {"CANCEL": 6.0, "TUNNELS": 3.0, "STRANGER": 1.0}[name])
+
+    def unfinished(self, _client: object, flow: str | None = None, states: object = None) -> list[Any]:
+        assert states is runs.ACTIVE
+        for run in [run for run in self.runs.values() if run.state.type is StateType.CANCELLING and flow is None]:
+            run.looks += 1
+            if run.looks > 2 and "dead" not in run.kind:
+                del self.runs[run.id]
+        return [run for run in self.runs.values() if flow is None or ("tunnel" in run.kind) == (flow == runs.TUNNELS.flow)]
+
+    def set_flow_run_state(self, run: str, state: Any, force: bool = False) -> None:
+        self.asked.append((run, state.type.name))
+        if state.is_final():
+            assert force
+            del self.runs[run]
+        else:
+            self.runs[run].state = state
+
+
+def test_tunnels_are_closed_once_what_works_through_them_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    ending = Ending(monkeypatch, tunnel="tunnel", capture="capture")
+    assert runs.cancel_running(lambda _: None)
+    assert ending.asked == [("capture", "CANCELLING"), ("tunnel", "CANCELLING")]
+
+
+def test_a_run_that_is_just_being_started_is_ended_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its worker has no process yet to pass the request on to: it would stay Cancelling for ever."""
+    ending = Ending(monkeypatch, capture="pending")
+    began = time.monotonic()
+    assert runs.cancel_running(lambda _: None)
+    assert ending.asked == [("capture", "CANCELLED")]
+    assert time.monotonic() - began < 3
+
+
+def test_a_command_line_run_whose_process_was_killed_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    ending = Ending(monkeypatch, killed="dead stranger", tunnel="tunnel")
+    said: list[str] = []
+    began = time.monotonic()
+    assert runs.cancel_running(said.append)
+    assert ending.asked == [("killed", "CANCELLING"), ("killed", "CANCELLED"), ("tunnel", "CANCELLING")]
+    assert "killed gives no sign of life" in " ".join(said)
+    assert time.monotonic() - began < 5.5
+
+
+def test_a_run_that_never_ends_is_told_and_hangs_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    ending = Ending(monkeypatch, capture="dead", tunnel="tunnel")
+    assert not runs.cancel_running(lambda _: None)
+    assert ending.asked == [("capture", "CANCELLING"), ("tunnel", "CANCELLING"), ("capture", "CANCELLED")]
+    assert ending.runs == {}

@@ -167,8 +167,16 @@ class TestServices:
             for name in ("python.exe", "python312.zip", "python312._pth"):
                 archive.writestr(name, b"")
         bundle = bundle_files(what, embed.getvalue() if service is Service.NSSM else None)
-        assert len(written) == 5
+        assert len(written) == (5 if service is Service.SYSTEMD else 6)
         assert written == {name: bundle[name] for name in written}
+
+    def test_a_capture_host_of_the_other_system_has_a_spool_of_its_own(self, make: Callable[..., Linac]) -> None:
+        linac = make(service=Service.NSSM, capture_host="nbccc-capture")
+        linac.site.records, linac.site.spool = Share(path=r"\\srv\records"), "/var/spool/linac-flows"
+        assert b'set "SPOOL=C:\\ProgramData\\linac-flows\\spool"' in files.rendered([linac])["services-install.bat"]
+        linac.site.capture_spool = r"D:\spool"
+        assert b'set "SPOOL=D:\\spool"' in files.rendered([linac])["services-install.bat"]
+        assert make().spool == make().site.spool, "a worker's own stays"
 
     def test_a_path_of_the_wrong_system_stands_in_the_way(self, make: Callable[..., Linac], in_service: dict[str, Linac]) -> None:
         (step,) = files.service_steps(make(service=Service.NSSM))

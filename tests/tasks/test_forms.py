@@ -2,14 +2,16 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
 from blocks import Linac, Share, Site, SmbCredentials, SshGateway
-from blocks.linac import checked_energy
+from blocks.linac import Service, checked_energy
+from linac.errors import SetupError
 from tasks import forms
-from tasks.steps import differences, facts
+from tasks.steps import block, differences, facts
 
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl"
 
@@ -26,7 +28,7 @@ def blocks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(forms, "load", lambda *_: None)
 
 
-def linac(**answers: str) -> Linac:
+def linac(**answers: Any) -> Linac:
     return forms.make_linac(serial="4299", address="192.168.17.40", site=" nbcc ", **answers)
 
 
@@ -36,6 +38,30 @@ def test_four_answers_do_for_a_linac_as_elekta_delivers_it() -> None:
     assert made.backup.credentials is not None
     assert made.backup.credentials.username == "icomreader"
     assert made.backup.gateway is None
+
+
+def test_a_login_installs_a_service_and_nothing_else() -> None:
+    with pytest.raises(SetupError, match="Choose nssm"):
+        linac(capture_login="nbcc-gateway")
+    made = linac(service=Service.NSSM, capture_login=" nbcc-gateway ", service_account="nss-4299")
+    assert made.capture_login is not None
+    assert made.service_account is not None
+    told = facts(made)
+    assert told["SSH login"] == "tunnel at gate.nbcc.example port 38471"
+    assert told["account of the service"] == "icomreader"
+    assert "geheim" not in str(told)
+
+
+def test_what_differs_is_saved_whether_it_may_be_told_or_not() -> None:
+    one = linac(nss_credentials="nss-4299")
+    assert not block(one, one).change
+    other = one.model_copy(deep=True)
+    assert other.backup.credentials is not None
+    other.backup.credentials.password = SecretStr("Sicherlich-geheim-8")
+    assert block(other, one).change == "updated: another account or key of the same name"
+    assert block(linac(nss_credentials="nss-4299", service_folder="/for-it"), one).change == (
+        "updated: folder for service files none → /for-it"
+    )
 
 
 @pytest.mark.parametrize(

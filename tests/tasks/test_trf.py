@@ -8,12 +8,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
-from blocks import Share
+from blocks import Linac, Share, Site, SmbCredentials
 from linac.errors import LinacError, SetupError, StorageError, TrfError, UnreachableError
 from linac.index import Index
 from linac.transport import Entry, LocalFolder, connect
 from linac.transport.records import MARK, mark
+from linac.transport.settling import SETTLING
 from linac.trf.writer import encode
 from tasks import backlog, trf
 
@@ -62,7 +64,7 @@ def test_a_batch_takes_in_zips_and_loose_logs_and_only_logs_are_looked_at_again(
     found = todo(attic, records)
     (batch,) = found.batches
     assert (len(batch.files), found.known) == (4, 0)
-    results = backlog.take_in(1, "4299", records, str(attic), batch)
+    results = backlog.take_in(1, "4299", records, Share(path=str(attic)), batch)
     assert [(result.indexed, result.problem) for result in results] == [(1, ""), (1, ""), (2, "")]
     assert count() == 4
     again = todo(attic, records)
@@ -82,7 +84,7 @@ def test_one_zip_that_cannot_be_fetched_does_not_hold_up_the_others(
 
     monkeypatch.setattr(LocalFolder, "fetch", fetch)
     (batch,) = todo(attic, records).batches
-    results = backlog.take_in(1, "4299", records, str(attic), batch)
+    results = backlog.take_in(1, "4299", records, Share(path=str(attic)), batch)
     assert count() == 3
     (failed,) = [result for result in results if result.problem]
     assert "access denied" in failed.problem
@@ -94,7 +96,7 @@ def test_without_the_records_share_nothing_is_done(attic: Path, records: Share) 
     (batch,) = todo(attic, records).batches
     Path(records.path, MARK).unlink()
     with pytest.raises(UnreachableError, match="is away"):
-        backlog.take_in(1, "4299", records, str(attic), batch)
+        backlog.take_in(1, "4299", records, Share(path=str(attic)), batch)
     assert not list(Path(records.path).iterdir())
 
 
@@ -104,7 +106,7 @@ def test_a_log_larger_than_any_delivery_is_told_and_not_read(
     for module in (trf, backlog):
         monkeypatch.setattr(module, "MAX_LOG_BYTES", len(make_log(1)) - 1)
     (batch,) = todo(attic, records).batches
-    results = backlog.take_in(1, "4299", records, str(attic), batch)
+    results = backlog.take_in(1, "4299", records, Share(path=str(attic)), batch)
     assert count() == 0
     assert all("larger than" in result.problem and "Geheimnis" not in result.problem for result in results)
 
@@ -132,6 +134,88 @@ def test_errors_are_told_without_the_names_of_files(error: LinacError) -> None:
             assert kept in text
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such folders")
+def test_a_folder_that_windows_could_not_hold_is_told_and_holds_up_no_other(attic: Path, records: Share) -> None:
+    (attic / f"{NAME} 12:30").mkdir()
+    (attic / f"{NAME} 12:30" / "1.trf").write_bytes(make_log(9))
+    found = todo(attic, records)
+    assert sum(len(batch.files) for batch in found.batches) == 4
+    (why,) = found.refused
+    assert "Rename it" in why
+    assert "Geheimnis" not in why
+
+
+def damaged_zip(path: Path) -> None:
+    """Two logs; the directory at the end is gone."""
+    with zipfile.ZipFile(path, "w") as packed:
+        for number in (1, 2):
+            packed.writestr(f"TCS/{number}.trf", make_log(number))
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def test_a_backup_that_arrives_without_its_directory_is_fetched_again(
+    records: Share, tmp_path: Path, count: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    damaged_zip(there / "SDD+1.zip")
+    whole = tmp_path / "whole.zip"
+    with zipfile.ZipFile(whole, "w") as packed:
+        packed.writestr("TCS/1.trf", make_log(1))
+    really, fetched = LocalFolder.fetch, []
+
+    def fetch(self: LocalFolder, name: str, local: Path, *more: object) -> bool:
+        fetched.append(local)
+        if len(fetched) == 2:
+            (there / "SDD+1.zip").write_bytes(whole.read_bytes())  # by now the NSS has written it to its end
+        return really(self, name, local, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(LocalFolder, "fetch", fetch)
+    with connect(there) as folder, records.connect() as share:
+        (entry,) = folder.list("SDD+*.zip")
+        result = trf.add_backup(Index(share), "4299", folder, entry.name, entry)
+    assert (len(fetched), result.problem, count()) == (2, "", 1)
+
+
+def test_a_backup_that_is_damaged_where_it_lies_gives_what_can_be_read_of_it(
+    records: Share, tmp_path: Path, count: Callable[[], int]
+) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    damaged_zip(there / "SDD+1.zip")
+    with connect(there) as folder, records.connect() as share:
+        (entry,) = folder.list("SDD+*.zip")
+        result = trf.add_backup(Index(share), "4299", folder, entry.name, entry)
+    assert "2 TRFs could be read" in result.problem
+    assert count() == 2
+
+
+def test_a_backlog_on_a_share_of_the_linac_is_opened_as_that_share_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    account = SmbCredentials(username="reader", password=SecretStr("invented"))
+    other = SmbCredentials(username="writer", password=SecretStr("invented"))
+    site = Site(
+        name="Lab",
+        time_zone="Europe/Berlin",
+        records=Share(path=r"\\hub\physics\records", port=4450, credentials=other),
+        spool=str(tmp_path),
+    )
+    linac = Linac(serial="4299", address="127.0.0.1", site=site, backup=Share(path=r"\\nss-4299\Backup\TCS", credentials=account))
+    found = backlog.share_of(linac, r' "//NSS-4299/backup/old years" ')
+    assert (found.path, found.credentials, found.port) == ("//NSS-4299/backup/old years", account, 445)
+    found = backlog.share_of(linac, r"\\hub\physics\attic")
+    assert (found.credentials, found.port) == (other, 4450)
+    assert backlog.share_of(linac, str(tmp_path)).credentials is None
+    monkeypatch.setattr(backlog, "load", lambda _kind, name: found if name == "attic" else None)
+    assert backlog.share_of(linac, "attic") is found
+    with pytest.raises(SetupError, match="no Share block named 'attics'"):
+        backlog.share_of(linac, "attics")
+    with pytest.raises(SetupError, match="not an absolute path"):
+        backlog.share_of(linac, "old/attic")
+    if os.name != "nt":
+        with pytest.raises(SetupError, match="Make a Share block"):
+            backlog.share_of(linac, r"\\elsewhere\attic")
+
+
 def test_backups_are_called_by_their_names_only_if_those_are_the_nss_own() -> None:
     at = datetime(2026, 1, 18, 2, tzinfo=UTC)
     assert trf.shown(Entry("SDD+4299+20260118_020000.zip", 7, at)) == "SDD+4299+20260118_020000.zip"
@@ -151,12 +235,14 @@ def test_what_has_arrived_of_a_backup_outlasts_a_failure_and_goes_when_it_is_ind
             broken.setattr(index, "add", lambda *_: (_ for _ in ()).throw(StorageError("the share went away")))
             with pytest.raises(StorageError):
                 trf.add_backup(index, "4299", folder, entry.name, entry, spool)
+        assert SETTLING.wait()
         (arrived,) = (spool / trf.ARRIVING).iterdir()
         assert arrived.stat().st_size == entry.size
         assert arrived.parent.stat().st_mode & 0o077 == 0 or os.name == "nt"
         assert not folder.fetch(entry.name, arrived), "it is known by size and time"
         added = trf.add_backup(index, "4299", folder, entry.name, entry, spool)
         assert added.indexed > 0
+        assert SETTLING.wait()
         assert list((spool / trf.ARRIVING).iterdir()) == []
 
 

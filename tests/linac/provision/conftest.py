@@ -48,7 +48,12 @@ function powershell() {
   WScript.Echo(unsafe.test(password) && !refused("unsafe") ? "!" : "." + password);
   return 0;
 }
-var does = {nssm: nssm, sc: sc, powershell: powershell};
+function python() {
+  if (words.join(" ").indexOf(" status ") > 0 && files.FileExists(path("status")))
+    WScript.Echo(files.OpenTextFile(path("status"), 1).ReadAll());
+  return refused("python") ? 1 : 0;
+}
+var does = {nssm: nssm, sc: sc, powershell: powershell, python: python};
 WScript.Quit(does[program] ? does[program].apply(null, words) : (refused(program) ? 1 : 0));
 """
 
@@ -108,7 +113,7 @@ class Windows:
         return [line.split("\t") for line in text.splitlines()]
 
     def clear(self) -> None:
-        for pattern in ("calls.txt", "service-*", "running-*", "refuse-*", "password"):
+        for pattern in ("calls.txt", "service-*", "running-*", "refuse-*", "password", "status"):
             for path in self.tools.glob(pattern):
                 path.unlink()
 

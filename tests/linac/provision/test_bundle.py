@@ -56,7 +56,7 @@ def test_it_holds_python_the_program_the_services_and_what_to_do(files: dict[str
     assert {name.removeprefix("python/") for name in files if name.startswith("python/")} == set(LAYOUT)
     assert {name for name in files if "/" not in name} == {
         *("4299_listening.bat", "services-install.bat", "services-start.bat", "services-stop.bat", "services-uninstall.bat"),
-        *("README.txt", "SHA256SUMS.txt"),
+        *("services-status.bat", "README.txt", "SHA256SUMS.txt"),
     }
     program = {name for name in files if name.startswith("program/")}
     assert {"program/linac/icom/__main__.py", "program/linac/capture/listener.py", "program/linac/errors.py"} <= program

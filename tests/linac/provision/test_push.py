@@ -1,10 +1,8 @@
 """Pushing to a capture host: a real sshd, a real listener, a simulated linac. Stood in: systemctl, and what makes accounts."""
 
-import contextlib
+import io
 import os
 import shutil
-import signal
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,58 +13,22 @@ import pytest
 from linac.capture import control
 from linac.errors import SetupError, UnreachableError
 from linac.provision import NSSM, SYSTEMD, Listening, Services
+from linac.provision.__main__ import main
 from linac.provision.push import push
 from linac.simulator import SimulatedLinac
-from linac.simulator.sshd import SshServer, is_installed
-from linac.transport.ssh import Gateway
+from linac.simulator.sshd import is_installed
+from tests.linac.provision.linux_host import linux_host
 
 pytestmark = pytest.mark.skipif(os.name == "nt" or not is_installed(), reason="OpenSSH's server is not installed")
 
-# `enable --now` starts what the unit says, as systemd would; `is-active` looks whether it still runs.
-SYSTEMCTL = """#!/bin/sh
-echo "systemctl $*" >>"$LAB/calls"
-case "$1 $2" in
-  "enable --now") shift 2
-    for unit in "$@"; do
-      [ -e "$LAB/$unit.pid" ] && kill -0 "$(cat "$LAB/$unit.pid")" 2>/dev/null && continue
-      path="$(sed -n 's/^Environment="*PYTHONPATH=\\([^"]*\\)"*$/\\1/p' "$SYSTEMD_UNITS/$unit")"
-      line="$(sed -n 's/^ExecStart=//p' "$SYSTEMD_UNITS/$unit")"
-      PYTHONPATH="$path" sh -c "exec $line" >"$LAB/$unit.log" 2>&1 </dev/null &
-      echo $! >"$LAB/$unit.pid"
-    done ;;
-  "is-active "*) kill -0 "$(cat "$LAB/$2.pid")" 2>/dev/null && echo active || { echo failed; exit 3; } ;;
-  "--quiet is-active") [ -e "$LAB/$3.pid" ] && kill -0 "$(cat "$LAB/$3.pid")" 2>/dev/null ;;
-esac
-"""
-INSTALL = '#!/bin/sh\ncase "$1" in -d) mkdir -p "$7" ;; *) exec /usr/bin/install "$@" ;; esac\n'
+
+HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl"
 
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[SimpleNamespace]:
-    """A capture host: an sshd whose sessions see our stand-ins, with places of its own for units, spool and records."""
-    tools, units, icom = tmp_path / "tools", tmp_path / "units", tmp_path / "records" / "iCom"
-    for folder in (tools, units, icom):
-        folder.mkdir(parents=True)
-    quiet = "#!/bin/sh\nexit 0\n"
-    for name, text in {"systemctl": SYSTEMCTL, "install": INSTALL, "useradd": quiet, "getent": quiet}.items():
-        (tools / name).write_text(text)
-        (tools / name).chmod(0o755)
-    (tools / "id").write_text('#!/bin/sh\n[ "$1" = -u ] && echo 0 || echo staff\n')
-    (tools / "id").chmod(0o755)
-    (tools / "python3").symlink_to(sys.executable)
-    where = f"PATH={tools}:/usr/bin:/bin LAB={tmp_path} SYSTEMD_UNITS={units}"
-    with SshServer(tmp_path / "sshd", {"SetEnv": where}) as server:
-        gateway = Gateway(server.host, server.port, server.user, server.host_key, key=server.key_file)
-        yield SimpleNamespace(top=tmp_path, gateway=gateway, home=str(tmp_path / "opt"), spool=tmp_path / "spool", units=units)
-    for path in tmp_path.glob("*.pid"):
-        end(int(path.read_text()))
-    for path in (tmp_path / "spool").glob("*"):
-        control.stop(tmp_path / "spool", path.name, 30)
-
-
-def end(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGTERM)
+    with linux_host(tmp_path) as host:
+        yield host
 
 
 def services(lab: SimpleNamespace, linac: SimulatedLinac, **changes: Any) -> Services:
@@ -93,7 +55,7 @@ def test_a_push_ends_with_messages_and_pushing_again_changes_nothing(
     with SimulatedLinac("4299", speed=4) as linac:
         what = services(lab, linac)
         first = pushed(what, wait_seconds=90)
-        assert first[0].startswith(f"{lab.home}: copied, ")
+        assert first[0].startswith("copied, ")
         assert "icom-listening-4299.service: installed" in first[1]
         assert first[2] == "icom-listening-4299.service: runs."
         assert first[3].startswith("Linac 4299: ")
@@ -107,13 +69,35 @@ def test_a_push_ends_with_messages_and_pushing_again_changes_nothing(
         assert "icom-listening-4299.service: unchanged" in again[1]
         assert {path: path.stat().st_mtime_ns for path in Path(lab.home).rglob("*.py")} == written
         other = pushed(services(lab, linac, log_on="recorder"))
-        assert other[0].startswith(f"{lab.home}: updated")
+        assert other[0].startswith("updated, ")
         assert "when no patient is being treated: systemctl restart" in other[1]
         now = control.status(lab.spool, "4299")
         assert now is not None
         assert now.pid == status.pid  # the recording went on
         assert now.reconnects == status.reconnects
         assert not [path for path in lab.top.iterdir() if path.name.startswith("opt.")]
+
+
+def test_a_dry_run_shows_what_would_be_copied_and_started(lab: SimpleNamespace, capsys: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("linac.provision.push.LINUX_HOME", lab.home)
+    server = lab.server
+    where = ["--host", server.host, "--ssh-port", str(server.port), "--user", server.user, "--key-file", str(server.key_file)]
+    what = ["--serial", "4299", "--address", "192.168.17.40", "--records", "/mnt/records"]
+    assert main(["push", *where, "--host-key", server.host_key, *what, "--dry-run"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert "to be copied: icom-listening-4299.service" in said
+    assert "to be started: the service of linac 4299" in said
+    assert said[-1].endswith("this is what would be changed; nothing was.")
+    assert not Path(lab.home).exists()
+
+
+def test_on_windows_an_account_needs_its_password_from_somewhere(capsys: Any, monkeypatch: Any) -> None:
+    host = ["--host", "127.0.0.1", "--user", "physics", "--host-key", HOST_KEY, "--kind", "nssm", "--log-on", "HOSPITAL\\icom"]
+    what = ["--serial", "4299", "--address", "192.168.17.40", "--records", "D:\\records"]
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    monkeypatch.delenv("LINAC_FLOWS_SERVICE_PASSWORD", raising=False)
+    assert main(["push", *host, *what]) == 1
+    assert "set LINAC_FLOWS_SERVICE_PASSWORD" in capsys.readouterr().err
 
 
 def test_silence_is_told(lab: SimpleNamespace, pushed: Callable[..., list[str]]) -> None:
@@ -128,7 +112,7 @@ def test_a_host_that_is_not_fit_or_refuses_is_told_with_what_it_said(
 ) -> None:
     with SimulatedLinac("4299") as linac:
         what = services(lab, linac)
-    with pytest.raises(SetupError, match="Only a Linux host"):
+    with pytest.raises(SetupError, match="python-embed"):
         push(lab.gateway, Services(NSSM, what.linacs, "D:\\records"), print)
     put(lab, "useradd", "echo no room for accounts; exit 9")
     put(lab, "getent", "exit 2")

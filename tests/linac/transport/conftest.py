@@ -1,5 +1,7 @@
 """Servers that can be told to fail, and what a test leaves behind."""
 
+import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,8 +24,9 @@ def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Samba]:
 
 @pytest.fixture
 def dial(own_server: Samba) -> Iterator[Callable[..., Folder]]:
-    """Folders on that server, closed at the end; then none of their threads may be left."""
+    """Folders on that server, closed at the end; then none of their threads and sockets may be left."""
     opened: list[Folder] = []
+    before = open_sockets()
 
     def connected(share: str = "physics", *below: str, timeout: float = 2.0, password: str = "", user: str = "") -> Folder:
         credentials = type(own_server.credentials)(user or own_server.user, password or own_server.password)
@@ -34,6 +37,17 @@ def dial(own_server: Samba) -> Iterator[Callable[..., Folder]]:
     for folder in opened:
         folder.close()
     assert workers() == []
+    assert open_sockets() <= before
+
+
+def open_sockets() -> int:
+    """Open sockets of this process, where the system tells."""
+    folder = Path("/proc/self/fd")
+    found = 0
+    for descriptor in folder.iterdir() if folder.is_dir() else ():
+        with contextlib.suppress(OSError):
+            found += os.readlink(descriptor).startswith("socket:")
+    return found
 
 
 def workers() -> list[str]:

@@ -19,6 +19,8 @@ import pytest
 from linac.errors import SetupError, StorageError
 from linac.transport import Folder, LocalFolder, connect
 from linac.transport.fetching import Source, part_of
+from linac.transport.paths import ClosedError
+from linac.transport.settling import SETTLING
 
 
 @pytest.fixture(params=["local", "smb"])
@@ -123,6 +125,116 @@ class TestFiles:
         for work in (folder.read, folder.remove, folder.make, lambda name: folder.write(name, b"")):
             with pytest.raises(SetupError, match="leads out of its folder"):
                 work(name)
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "a<b",
+            "a>b",
+            'a"b',
+            "a|b",
+            "a?b",
+            "a*b",
+            "ab:c",
+            "a.",
+            "a ",
+            "x/a. /b",
+            "CON",
+            "nul.txt",
+            "com1",
+            "LPT9 .log",
+            "CONIN$",
+            "a\x00b",
+            "a\nb",
+            "\ud800",
+            "a\udc80",
+        ],
+    )
+    def test_a_name_that_a_windows_share_cannot_hold_is_refused_by_every_folder(
+        self, folder: Folder, there: Path, name: str, tmp_path: Path
+    ) -> None:
+        local = tmp_path / "local.bin"
+        local.write_bytes(b"1")
+        works = (
+            lambda: folder.write(name, b""),
+            lambda: folder.create(name, b""),
+            lambda: folder.store(local, name),
+            lambda: folder.make(name),
+            lambda: folder.make(f"{name}/b"),
+            lambda: folder.replace("a", name),
+            lambda: folder.replace(name, "a"),
+            lambda: folder.read(name),
+            lambda: folder.open(name),
+            lambda: folder.fetch(name, tmp_path / "x"),
+            lambda: folder.find(name),
+            lambda: folder.remove(name),
+            lambda: folder.sweep(name),
+            lambda: folder.below(name),
+            lambda: folder.list(f"{name}/*"),
+        )
+        for work in works:
+            with pytest.raises(SetupError, match="cannot be on a Windows share"):
+                work()
+        for _, found in [*folder.read_many([name]), *folder.fetch_many([(name, tmp_path / "x")])]:
+            assert isinstance(found, SetupError)
+        assert list(there.iterdir()) == []
+
+    @pytest.mark.parametrize("pattern", ["a<*", 'SDD"*', "*|", "ab:*", "a\x00*", "\ud800*"])
+    def test_a_pattern_that_no_name_fits_is_refused_by_every_folder(self, folder: Folder, pattern: str) -> None:
+        with pytest.raises(SetupError, match="cannot be on a Windows share"):
+            folder.list(pattern)
+
+    @pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
+    def test_a_file_that_windows_could_not_hold_does_no_harm_to_a_listing(self, folder: Folder, there: Path) -> None:
+        for name in (b"a:b", b"NUL", b"end.", b"half \xff"):
+            Path(os.fsdecode(os.fsencode(there) + b"/" + name)).write_bytes(b"1")
+        folder.write("good.zip", b"22")
+        assert ("good.zip", 2) in [(entry.name, entry.size) for entry in folder.list()]
+        assert [entry.name for entry in folder.list("good*")] == ["good.zip"]
+
+    @pytest.mark.parametrize("name", ["", ".", "./"])
+    def test_a_file_has_a_name(self, folder: Folder, there: Path, name: str, tmp_path: Path) -> None:
+        local = tmp_path / "local.bin"
+        local.write_bytes(b"1")
+        for work in (
+            lambda: folder.write(name, b"1"),
+            lambda: folder.create(name, b"1"),
+            lambda: folder.store(local, name),
+            lambda: folder.replace("a", name),
+            lambda: folder.replace(name, "a"),
+            lambda: folder.read(name),
+            lambda: folder.open(name),
+            lambda: folder.fetch(name, tmp_path / "x"),
+            lambda: folder.find(name),
+            lambda: folder.remove(name),
+        ):
+            with pytest.raises(SetupError, match="Give the name of a file"):
+                work()
+        assert there.is_dir()
+        assert list(there.iterdir()) == []
+
+    def test_a_closed_folder_is_used_no_more(self, folder: Folder, tmp_path: Path) -> None:
+        folder.write("a/b", b"1")
+        below = folder.below("a")
+        folder.close()
+        folder.close()
+        for each in (folder, below):
+            for work in (
+                lambda each=each: each.list(),
+                lambda each=each: each.check(),
+                lambda each=each: each.read("b"),
+                lambda each=each: each.write("b", b"2"),
+                lambda each=each: each.create("c", b"2"),
+                lambda each=each: each.fetch("b", tmp_path / "b"),
+                lambda each=each: each.remove("b"),
+                lambda each=each: each.make("d"),
+                lambda each=each: each.make_root(),
+                lambda each=each: each.free(),
+                lambda each=each: each.sweep(),
+                lambda each=each: list(each.read_many(["b"])),
+            ):
+                with pytest.raises(ClosedError, match="was closed"):
+                    work()
 
     def test_files_are_never_opened_for_writing_in_place(self, folder: Folder) -> None:
         with pytest.raises(ValueError, match="write\\(\\) or store\\(\\)"):
@@ -299,6 +411,7 @@ class TestTransfers:
         assert again.read_bytes() == big.read_bytes()
         assert again.stat().st_mtime_ns == 1_700_000_000_123_456_700
         assert folder.list("deep/*")[0].modified == datetime.fromtimestamp(1_700_000_000.123457, UTC)
+        assert SETTLING.wait()
         assert sorted(path.name for path in (tmp_path / "back").iterdir()) == ["again.bin"]
 
     def test_what_is_here_already_is_not_fetched_again_and_what_changed_is(
@@ -335,6 +448,7 @@ class TestTransfers:
         assert fetched[0] == big.read_bytes()[0] ^ 1, "it did not go on from what was there"
         fetched[0] ^= 1
         assert fetched == big.read_bytes()
+        assert SETTLING.wait()
         assert sorted(path.name for path in tmp_path.glob("a.zip*")) == ["a.zip"]
 
     def test_the_part_of_another_file_is_not_gone_on_from(self, folder: Folder, there: Path, big: Path, tmp_path: Path) -> None:
@@ -349,6 +463,7 @@ class TestTransfers:
             (tmp_path / "a.zip.part-fetch.json").write_text(text)
             assert folder.fetch("a.zip", tmp_path / "a.zip")
             assert (tmp_path / "a.zip").read_bytes() == big.read_bytes()
+            assert SETTLING.wait()
             assert sorted(path.name for path in tmp_path.glob("a.zip*")) == ["a.zip"]
             (tmp_path / "a.zip").unlink()
 

@@ -11,6 +11,7 @@ import pytest
 from linac.errors import BackupError, LinacError, SetupError, StorageError, UnreachableError
 from linac.simulator.samba import Samba
 from linac.transport import Folder, LocalFolder, connect
+from linac.transport.settling import SETTLING
 from linac.transport.smb import SmbFolder
 
 SIZES = [0, 1, 70_000, 1 << 20, (1 << 20) + 1, 3_300_000, 5, 200_000, 0, 12]
@@ -44,6 +45,7 @@ def test_each_file_arrives_whole_in_order_and_with_its_time(folder: Folder, cont
     assert {name: (to / Path(name).name).read_bytes() for name in contents} == contents
     for entry in folder.list("logs/*"):
         assert abs((to / entry.name).stat().st_mtime - entry.modified.timestamp()) < 1e-3
+    assert SETTLING.wait()
     assert len(list(to.iterdir())) == len(contents), "nothing is left beside them"
 
 
@@ -74,6 +76,7 @@ def test_a_file_that_cannot_be_had_does_not_stop_the_others(folder: Folder, cont
         assert isinstance(found["logs"], StorageError)
     assert {name: read[name] for name in contents} == contents
     assert all(fetched[name] is True for name in contents)
+    assert SETTLING.wait()
     assert len(list((tmp_path / "to").iterdir())) == len(contents)
 
 
@@ -86,6 +89,7 @@ def test_a_file_that_does_not_pass_is_thrown_away_alone(folder: Folder, contents
     found = dict(folder.fetch_many(pairs, verify))
     failed = [name for name, fetched in found.items() if isinstance(fetched, LinacError)]
     assert failed == ["logs/06.trf"]
+    assert SETTLING.wait()
     assert len(list((tmp_path / "to").iterdir())) == len(contents) - 1
 
 
@@ -148,6 +152,7 @@ def test_a_server_that_is_restarted_meanwhile_costs_no_file(
             own_server.kill()
             own_server.start()
     assert found == [(name, True) for name in many]
+    assert SETTLING.wait()
     assert {path.name: path.read_bytes() for path in (tmp_path / "to").iterdir()} == many
 
 
@@ -164,6 +169,7 @@ def test_a_server_that_is_gone_is_raised_and_what_came_stays(
     with pytest.raises(UnreachableError):
         list(fetching)
     assert time.monotonic() - began < 15
+    assert SETTLING.wait()
     there = {path.name: path.read_bytes() for path in (tmp_path / "to").iterdir()}
     assert len(there) >= 10
     assert there.items() <= many.items(), "what is there is whole"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from linac.errors import SetupError, StorageError
+from linac.errors import SetupError, StorageError, UnreachableError
 from linac.transport import Credentials, LocalFolder, connect
 from linac.transport import paths as paths_module
 from linac.transport.paths import extended_path, split_name
@@ -98,6 +98,40 @@ class TestConnect:
     def test_a_server_without_a_share_is_refused(self, path: str) -> None:
         with pytest.raises(SetupError, match="names a server but no share"):
             connect(path)
+
+    @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])
+    def test_a_timeout_that_is_no_time_is_refused(self, tmp_path: Path, timeout: float) -> None:
+        for path, account in ((str(tmp_path), None), (r"\\nss\Backup", Credentials("a", "b"))):
+            with pytest.raises(SetupError, match="more than 0 s"):
+                connect(path, account, timeout=timeout)
+
+    @pytest.mark.parametrize("port", [0, -1, 65536])
+    def test_a_port_that_is_none_is_refused(self, port: int) -> None:
+        with pytest.raises(SetupError, match="from 1 to 65535"):
+            connect(r"\\nss\Backup", Credentials("a", "b"), port=port)
+
+    @pytest.mark.parametrize("path", [r"\\nss:1445\Backup\TCS", "//nss@1445/Backup", "//192.168.17.40:445/Backup"])
+    def test_a_path_that_holds_the_port_is_refused_with_where_to_put_it(self, path: str) -> None:
+        with pytest.raises(
+            SetupError, match=r"the field for it, and the path without, as in '\\\\(nss|192[.]168[.]17[.]40)\\Backup'"
+        ):
+            connect(path, Credentials("a", "b"))
+
+    def test_the_share_for_messages_between_servers_is_refused(self) -> None:
+        with pytest.raises(SetupError, match="holds no files"):
+            connect(r"\\nss\ipc$", Credentials("a", "b"))
+
+    @pytest.mark.parametrize("path", ["/a\0b", "C:\\a\0b", "/a/\ud800", "\\\\nss\\Backup\\a\0"])
+    def test_a_path_that_no_system_could_be_asked_for_is_refused(self, path: str) -> None:
+        if os.name == "nt" and "\0" not in path:
+            pytest.skip("Windows takes half characters")
+        with pytest.raises(SetupError, match="no path can hold"):
+            connect(path, Credentials("a", "b") if path.startswith("\\") else None)
+
+    def test_a_server_whose_name_no_dns_could_know_is_told(self) -> None:
+        with connect("\\\\" + "n" * 70 + "\\Backup", Credentials("a", "b")) as folder:
+            with pytest.raises(UnreachableError, match="not known here"):
+                folder.check()
 
     def test_a_path_that_leaves_its_share_is_refused(self) -> None:
         with pytest.raises(SetupError, match=r"holds '[.][.]'"):

@@ -1,12 +1,14 @@
 """A share that is away is told from one that is there, whatever stands in its place."""
 
+import os
+import time
 from pathlib import Path
 
 import pytest
 
 from linac.errors import StorageError, UnreachableError
-from linac.transport import LocalFolder
-from linac.transport.records import MARK, mark, require
+from linac.transport import LocalFolder, connect
+from linac.transport.records import MARK, mark, require, sweep
 
 
 def test_a_marked_root_is_there(tmp_path: Path) -> None:
@@ -41,3 +43,23 @@ def test_the_mark_of_another_folder_is_not_enough(tmp_path: Path) -> None:
     (tmp_path / "iCom").mkdir()
     with pytest.raises(UnreachableError):
         require(LocalFolder(tmp_path / "iCom"))
+
+
+def test_what_writers_left_half_written_is_swept_away_in_every_depth_and_nothing_else(tmp_path: Path) -> None:
+    old = time.time() - 90_000
+    gone = ["TRF/a.parquet.part-0badc0de", "iCom/patients/7_Invented/b.xz.part-12345678"]
+    kept = ["c.part-0badc0de", "TRF/film.part-1.rar", "TRF/d.part-0badc0de.txt", "iCom/e.xz", "other/f.part-0badc0de"]
+    for name in [*gone, *kept]:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+        os.utime(path, (old, old))
+    (tmp_path / "TRF" / "new.part-0badc0de").write_bytes(b"just being written")
+    if os.name != "nt":
+        (tmp_path / "TRF" / "a:b").mkdir()
+    with connect(tmp_path) as folder:
+        assert sweep(folder, ["TRF", "iCom", "gone"]) == 2
+        assert sweep(folder, ["TRF", "iCom"]) == 0
+        assert sweep(folder, ["other"], seconds=0) == 0
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {*kept, "TRF/new.part-0badc0de"}

@@ -16,6 +16,8 @@ import pytest
 from linac.errors import LinacError, PeerError, SetupError, StorageError, UnreachableError
 from linac.simulator.samba import Samba
 from linac.transport import AwayError, Folder, connect
+from linac.transport import smb_messages as messages
+from linac.transport.settling import SETTLING
 from linac.transport.smb import SmbFolder
 
 Dial = Callable[..., SmbFolder]
@@ -175,6 +177,7 @@ class TestInMidTransfer:
         assert folder.fetch("a.zip", tmp_path / "a.zip")
         assert (tmp_path / "a.zip").read_bytes() == big.read_bytes()
         assert asked[0] <= big.stat().st_size - kept, "what was there already was fetched again"
+        assert SETTLING.wait()
         assert [path.name for path in tmp_path.glob("a.zip*")] == ["a.zip"]
 
     @pytest.mark.parametrize("replaced", [False, True])
@@ -506,17 +509,24 @@ def test_a_gateway_is_gone_through_and_laid_anew_when_it_fails(own_server: Samba
     """The server's name stays that of the server; only the connection goes elsewhere."""
     ways: list[str] = []
 
-    class Way:
-        broken = False
+    class Direct:
+        """A way that is none."""
 
-        @contextlib.contextmanager
-        def forward(self, host: str, port: int) -> Iterator[tuple[str, int]]:
-            ways.append(f"to {host}:{port}")
-            yield "127.0.0.1", 1 if self.broken else own_server.port
+        def __enter__(self) -> tuple[str, int]:
+            return "127.0.0.1", own_server.port
+
+        def __exit__(self, *_: object) -> None:
             ways.append("closed")
 
-    way = Way()
-    with connect(r"\\nss-4299\physics\a", own_server.credentials, port=4450, gateway=way, timeout=5) as folder:
+        def failure(self, _seconds: float) -> None:
+            """It is always well."""
+
+    class Direction:
+        def forward(self, host: str, port: int) -> Direct:
+            ways.append(f"to {host}:{port}")
+            return Direct()
+
+    with connect(r"\\nss-4299\physics\a", own_server.credentials, port=4450, gateway=Direction(), timeout=5) as folder:
         folder.make_root()
         folder.write("x", b"1")
         assert folder.location == r"\\nss-4299\physics\a"
@@ -538,7 +548,8 @@ def test_what_is_not_encrypted_or_not_signed_is_not_believed() -> None:
 
     from smbprotocol.connection import Dialects
 
-    from linac.transport.smb_link import _Signatures, _UnsafeError, _Wire
+    from linac.transport.smb_protection import Signatures, UnsafeError
+    from linac.transport.smb_wire import Wire
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         ours = socket.create_connection(server.getsockname())
@@ -547,27 +558,27 @@ def test_what_is_not_encrypted_or_not_signed_is_not_believed() -> None:
     known: Any = SimpleNamespace(dialect=Dialects.SMB_3_0_2, signing_algorithm_id=None)
     session: Any = SimpleNamespace(signing_key=bytes(16))
     with theirs:
-        wire = _Wire(ours, 5)
+        wire = Wire(ours, 5)
 
         def say(message: bytes) -> bytes | None:
             theirs.sendall(len(message).to_bytes(4, "big") + message)
             return wire.recv(5)
 
         assert say(plain) == plain
-        wire.signatures = _Signatures(known, session)
-        with pytest.raises(_UnsafeError, match="not signed"):
+        wire.signatures = Signatures(known, session)
+        with pytest.raises(UnsafeError, match="not signed"):
             say(plain)
         marked = plain[:16] + b"\x08" + plain[17:]
-        with pytest.raises(_UnsafeError, match="not the server's"):
+        with pytest.raises(UnsafeError, match="not the server's"):
             say(marked)
         right = wire.signatures._made(memoryview(marked), 0, 0)
         assert say(marked[:48] + right) is not None
         chained = marked[:20] + b"\x40" + marked[21:]
         right = wire.signatures._made(memoryview(chained), 0, 0)
-        with pytest.raises(_UnsafeError, match="not signed"):
+        with pytest.raises(UnsafeError, match="not signed"):
             say(chained[:48] + right + plain)
         wire.cipher = object()  # type: ignore[assignment]
-        with pytest.raises(_UnsafeError, match="not encrypted"):
+        with pytest.raises(UnsafeError, match="not encrypted"):
             say(plain)
         wire.close()
         assert wire.recv(5) is None
@@ -600,3 +611,44 @@ def test_a_peer_error_is_for_who_gave_the_address() -> None:
         pytest.raises((PeerError, UnreachableError)),
     ):
         folder.check()
+
+
+class TestReplacing:
+    """Samba tells now and then that a file is missing, in the moment in which it is replaced."""
+
+    @pytest.fixture
+    def once_missing(self, dial: Dial, own_server: Samba, monkeypatch: pytest.MonkeyPatch) -> SmbFolder:
+        (own_server.folder("Backup") / "a.txt").write_bytes(b"there")
+        folder = dial("Backup")
+        link = folder._links.get()
+        begin_chain, told = link.begin_chain, []
+
+        def missing_at_first(*chained: Any) -> Any:
+            if not told:
+                told.append(True)
+                return begin_chain(messages.open_file("not-there.txt", messages.READ_ATTRIBUTES), *chained[1:])
+            return begin_chain(*chained)
+
+        monkeypatch.setattr(link, "begin_chain", missing_at_first)
+        return folder
+
+    def test_such_a_file_is_read_all_the_same(self, once_missing: SmbFolder) -> None:
+        assert once_missing.read("a.txt") == b"there"
+
+    def test_its_size_is_told(self, once_missing: SmbFolder) -> None:
+        found = once_missing.find("a.txt")
+        assert found is not None
+        assert found.size == 5
+
+    def test_it_is_opened(self, once_missing: SmbFolder) -> None:
+        with once_missing.open("a.txt") as file:
+            assert file.read() == b"there"
+
+    def test_it_is_fetched(self, once_missing: SmbFolder, tmp_path: Path) -> None:
+        assert once_missing.fetch("a.txt", tmp_path / "a.txt")
+        assert (tmp_path / "a.txt").read_bytes() == b"there"
+
+    def test_what_is_missing_twice_is_missing(self, once_missing: SmbFolder) -> None:
+        assert once_missing.find("b.txt") is None
+        with bounded(StorageError, "not there"):
+            once_missing.read("b.txt")

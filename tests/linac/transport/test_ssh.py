@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -128,6 +128,14 @@ def read_all(sock: socket.socket) -> bytes:
     while data := sock.recv(1 << 16):
         pieces.append(data)
     return b"".join(pieces)
+
+
+def copy(source: socket.socket, to: socket.socket) -> None:
+    """Everything, until either is over."""
+    with contextlib.suppress(OSError):
+        while data := source.recv(1 << 16):
+            to.sendall(data)
+        to.shutdown(socket.SHUT_WR)
 
 
 def trouble(action: Callable[[], object], kind: type[LinacError], within: float = 5.0) -> str:
@@ -316,6 +324,33 @@ class TestNoGateway:
     def test_what_is_no_ssh_is_told(self, ssh_server: "SshServer", service: Service) -> None:
         port = service(lambda connection: connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 200))
         assert "does not speak SSH" in trouble(to(ssh_server, port=port).connect, ssh.NotSshError)
+
+    @pytest.mark.parametrize("says", [b"220 mail.example ESMTP\r\n", b"\xff\xfd\x18\xff\xfd\x20", b"J\0\0\0\n8.0.36\0"])
+    def test_what_speaks_but_no_ssh_is_told_soon_and_not_after_the_whole_timeout(
+        self, ssh_server: "SshServer", service: Service, says: bytes
+    ) -> None:
+        port = service(lambda connection: connection.sendall(says) or (read_all(connection) and None))
+        began = time.monotonic()
+        assert "does not speak SSH" in trouble(to(ssh_server, port=port, timeout=15.0).connect, ssh.NotSshError, within=14)
+        assert time.monotonic() - began < 9
+
+    def test_lines_before_the_greeting_do_no_harm(self, ssh_server: "SshServer", service: Service) -> None:
+        """RFC 4253 section 4.2 allows them; sshd itself is behind."""
+
+        def serve(connection: socket.socket) -> None:
+            connection.sendall(b"Welcome to this hospital.\r\nAll is logged.\r\n")
+            with socket.create_connection((ssh_server.host, ssh_server.port)) as real:
+                pump = threading.Thread(target=copy, args=(connection, real), daemon=True)
+                pump.start()
+                copy(real, connection)
+                pump.join(5)
+
+        assert to(ssh_server, port=service(serve)).run("echo in") == (0, "in\n")
+
+    @pytest.mark.parametrize("wrong", [{"timeout": 0.0}, {"timeout": float("nan")}, {"port": 0}, {"port": 70000}])
+    def test_numbers_that_cannot_be_are_refused(self, ssh_server: "SshServer", wrong: dict[str, Any]) -> None:
+        with pytest.raises(SetupError, match=r"more than 0 s|from 1 to 65535"):
+            to(ssh_server, **wrong)
 
     def test_a_server_without_a_cipher_that_we_accept_is_told(self, own_server: Callable[..., "SshServer"]) -> None:
         server = own_server(Ciphers="3des-cbc")

@@ -1,0 +1,92 @@
+r"""A Windows capture host over SSH: OpenSSH Server, a feature of Windows, and an account that is an administrator there.
+
+Its login shell is cmd.exe, or PowerShell where somebody configured that; each command line here is one that cmd.exe gets as it
+stands: no pipe and no `&&` in it, which PowerShell would take for its own, and nothing to quote but the bundle's folder. So what
+is done there is done by batch files: those of the bundle, and one that puts its files in their places.
+
+Files are uploaded into a folder of the account's own, by paths that begin at its profile, as sessions and file transfers both
+do. From there they are copied, not moved: a moved file would keep that folder's rights, and the service's account could not read
+it. Each is copied beside its place, then renamed. `SHA256SUMS.next.txt` tells meanwhile what is on its way: a file is known to be
+right only where both lists agree, so that what breaks off is finished the next time.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import PureWindowsPath
+
+from linac.errors import SetupError
+from linac.provision.bundle import SUMS
+from linac.provision.pushing import COMMAND_SECONDS, INSTALL_SECONDS, Host, done, sums
+from linac.provision.windows import check_password, place_files, service_name
+
+STAGING = "linac-listener-push"
+NEXT = "SHA256SUMS.next.txt"
+UPLOAD_SECONDS = 900.0
+
+_SHELL = "echo %OS%-$PSHOME"
+"""cmd.exe says `Windows_NT-$PSHOME`, PowerShell `%OS%-C:\\Windows\\...`, a shell of Linux neither."""
+
+
+class Windows:
+    """Such a host. Raises `SetupError` where it is none, or `home` a folder that no command line can name safely."""
+
+    def __init__(self, host: Host, home: str) -> None:
+        path = PureWindowsPath(home)
+        if not path.is_absolute() or path.drive.startswith("\\") or re.search(r'["%<>|?*\x00-\x1f]', home):
+            raise SetupError(f"{home!r} cannot be the bundle's folder: give one on a disk of that host, without \" and %.")
+        self.host, self.home = host, str(path)
+        _, said = host.run(_SHELL, COMMAND_SECONDS)
+        self.powershell = "%OS%-" in said and ":\\" in said
+        if not self.powershell and "Windows_NT" not in said:
+            raise SetupError(
+                f"The host is not fit for the listener: it needs Windows with OpenSSH Server. It says: {said.strip()[-300:]}"
+            )
+
+    def _line(self, command: str) -> str:
+        """A command line of cmd.exe, for the shell that takes it."""
+        return f'cmd.exe --% /d /s /c "{command}"' if self.powershell else command
+
+    def _batch(self, name: str, *words: str) -> str:
+        return self._line(" ".join([f'"{self.home}\\{name}"', "quiet", *words]))
+
+    def service(self, serial: str) -> str:
+        return service_name(serial)
+
+    def found(self) -> dict[str, str]:
+        (_, there), (status, coming) = (
+            self.host.run(self._line(f'type "{self.home}\\{name}"'), COMMAND_SECONDS) for name in (SUMS, NEXT)
+        )
+        known = sums(there)
+        if status == 0:
+            known = dict(known.items() & sums(coming).items())
+        return known
+
+    def in_use(self, name: str, running: Sequence[str]) -> bool:
+        """Programs that run cannot be replaced on Windows, and modules that are still to be loaded must be those of the start."""
+        own = tuple(f"{serial}_listening." for serial in running)
+        return bool(running) and name.startswith(("python/", "program/", "nssm.exe", *own))
+
+    def place(self, files: Mapping[str, bytes], changed: Sequence[str], gone: Sequence[str]) -> None:
+        uploaded = {f"files/{name}": files[name] for name in (*changed, SUMS)}
+        script = place_files([name for name in changed if name != SUMS], gone, SUMS, NEXT)
+        self.host.put_all({**uploaded, "place.bat": script}, STAGING, UPLOAD_SECONDS)
+        done(self.host, self._line(f'{STAGING}\\place.bat "{self.home}"'), "Putting the files in their places", INSTALL_SECONDS)
+        self.host.run(self._line(f"rmdir /s /q {STAGING}"), COMMAND_SECONDS)
+
+    def install(self, password: str | None) -> str:
+        """The password goes by the session's input: it is on no command line of ours, and in no file."""
+        words, given = ((), b"") if password is None else (("password",), f".{check_password(password)}\r\n".encode("ascii"))
+        said = done(self.host, self._batch("services-install.bat", *words), "The installation", INSTALL_SECONDS, given)
+        return said + done(self.host, self._batch("services-start.bat"), "Starting the services", INSTALL_SECONDS)
+
+    def runs(self, serial: str) -> bool:
+        status, said = self.host.run(self._line(f"sc query {self.service(serial)}"), COMMAND_SECONDS)
+        return status == 0 and re.search(r":\s*4\s+RUNNING", said) is not None
+
+    def status(self, serial: str) -> str:
+        return self.host.run(self._batch("services-status.bat", self.service(serial)), COMMAND_SECONDS)[1]
+
+    def uninstall(self, serial: str) -> str:
+        return done(
+            self.host, self._batch("services-uninstall.bat", self.service(serial)), "Removing the service", INSTALL_SECONDS
+        )

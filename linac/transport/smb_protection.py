@@ -1,0 +1,91 @@
+"""Encryption and signatures of SMB messages, as smbprotocol agreed on them with the server ([MS-SMB2] 3.1.4 and 2.2.41).
+
+smbprotocol by itself copies each message several times, and lets unsigned ones pass.
+"""
+
+import hashlib
+import hmac
+import os
+import struct
+
+from cryptography.hazmat.primitives import cmac
+from cryptography.hazmat.primitives.ciphers import aead
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from smbprotocol.connection import Ciphers, Connection, Dialects, SigningAlgorithms
+from smbprotocol.exceptions import SMBException
+from smbprotocol.session import Session
+
+from linac.transport.smb_requests import PENDING, SIGNED
+
+CANCEL = 12
+UNASKED = 0xFFFFFFFFFFFFFFFF
+
+
+class UnsafeError(SMBException):  # type: ignore[misc]  # smbprotocol has no types
+    """Somebody between us and the server could have said this."""
+
+
+class Cipher:
+    """What smbprotocol agreed on with the server, applied without copying each message several times ([MS-SMB2] 2.2.41)."""
+
+    _NONCE = struct.Struct("<4s16s16sIHHQ")
+
+    def __init__(self, connection: Connection, session: Session) -> None:
+        number = connection.cipher_id if connection.dialect >= Dialects.SMB_3_1_1 else Ciphers.AES_128_CCM
+        galois = number in (Ciphers.AES_128_GCM, Ciphers.AES_256_GCM)
+        kind = aead.AESGCM if galois else aead.AESCCM
+        self._nonce_length = 12 if galois else 11
+        self._ours, self._theirs = kind(session.encryption_key), kind(session.decryption_key)
+        self._session_id = session.session_id
+
+    def encrypt(self, data: bytes) -> bytes:
+        nonce = os.urandom(self._nonce_length)
+        header = nonce.ljust(16, b"\0") + struct.pack("<IHHQ", len(data), 0, 1, self._session_id)
+        hidden = memoryview(self._ours.encrypt(nonce, data, header))
+        return b"".join((b"\xfdSMB", hidden[-16:], header, hidden[:-16]))
+
+    def decrypt(self, message: memoryview) -> bytes:
+        """`message` has room for 16 bytes behind it. Raises `InvalidTag` for what was tampered with."""
+        message[-16:] = message[4:20]
+        nonce = bytes(message[20 : 20 + self._nonce_length])
+        return self._theirs.decrypt(nonce, message[52:], bytes(message[20:52]))
+
+
+class Signatures:
+    """The server's signatures, checked where the messages arrive: smbprotocol by itself copies each one several times, and lets
+    unsigned ones pass ([MS-SMB2] 3.1.4.1)."""
+
+    def __init__(self, connection: Connection, session: Session) -> None:
+        self._key = session.signing_key
+        if connection.dialect >= Dialects.SMB_3_1_1 and connection.signing_algorithm_id is not None:
+            self._kind = connection.signing_algorithm_id
+        else:
+            new = connection.dialect >= Dialects.SMB_3_0_0
+            self._kind = SigningAlgorithms.AES_CMAC if new else SigningAlgorithms.HMAC_SHA256
+
+    def check(self, message: bytearray) -> None:
+        """Raises `UnsafeError` for a message, or a chain of them, that is not signed as the server would."""
+        at = 0
+        while True:
+            status, command, flags, following, number = struct.unpack_from("<8xIHxxIIQ", message, at)
+            if flags & SIGNED:
+                part = memoryview(message)[at : at + following if following else len(message)]
+                told = bytes(part[48:64])
+                part[48:64] = bytes(16)
+                if not hmac.compare_digest(self._made(part, number, command), told):
+                    raise UnsafeError("a message whose signature is not the server's")
+            elif status != PENDING and number != UNASKED:  # the server still works on it; or it speaks unasked
+                raise UnsafeError("a message that is not signed")
+            if not following:
+                return
+            at += following
+
+    def _made(self, part: memoryview, number: int, command: int) -> bytes:
+        if self._kind == SigningAlgorithms.AES_GMAC:
+            nonce = struct.pack("<QI", number, 3 if command == CANCEL else 1)
+            return aead.AESGCM(self._key).encrypt(nonce, b"", part)
+        if self._kind == SigningAlgorithms.AES_CMAC:
+            made = cmac.CMAC(AES(self._key))
+            made.update(part)  # type: ignore[arg-type]  # any buffer will do
+            return made.finalize()
+        return hmac.new(self._key, part, hashlib.sha256).digest()[:16]

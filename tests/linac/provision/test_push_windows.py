@@ -1,0 +1,240 @@
+"""Pushing to a Windows capture host: a real sshd, whose sessions end in a real cmd.exe (Debian's wine), real batch files, a real
+listener and a simulated linac. Stood in: nssm, sc, icacls, the listener's start by nssm, and PowerShell."""
+
+import io
+import os
+import shlex
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from linac.capture import control
+from linac.errors import SetupError
+from linac.provision import NSSM, Listening, Services
+from linac.provision import windows as batch
+from linac.provision.push import Programs, is_there, look, push, withdraw
+from linac.provision.push_windows import Windows as PushedWindows
+from linac.simulator import SimulatedLinac
+from linac.simulator.sshd import SshServer, is_installed
+from linac.transport.ssh import Gateway
+
+pytestmark = pytest.mark.skipif(os.name == "nt" or not is_installed(), reason="OpenSSH's server is not installed")
+
+FOLDER = "Größe (x86) & Maß! ^caret;, a=b"
+PASSWORD = "pa!s^s&w(o)r d|<>;=,~"
+ACCOUNT = "HOSPITAL\\icom-recorder"
+
+# As OpenSSH does on Windows: cmd.exe gets the command line between one pair of quotation marks, as it stands.
+RUN = r"""
+var files = new ActiveXObject("Scripting.FileSystemObject");
+var command = files.OpenTextFile(WScript.Arguments.Item(0) + "\\command.txt", 1, false, -1).ReadAll();
+WScript.Quit(new ActiveXObject("WScript.Shell").Run(command, 0, true));
+"""
+SESSION = r"""#!/bin/bash
+{exports}
+cd {profile} || exit 1
+command="$SSH_ORIGINAL_COMMAND"
+case "$command" in internal-sftp*) exec /usr/lib/openssh/sftp-server -d {profile} ;; esac
+here="$(mktemp -d)"; trap 'rm -rf "$here"' EXIT
+dos="Z:${{here//\//\\}}"
+cat >"$here/in.txt"
+echo "$command" >>{lab}/commands.txt
+if [ -e {lab}/powershell ]; then
+  case "$command" in
+    "cmd.exe --% /d /s /c "*) command="${{command#cmd.exe --% /d /s /c \"}}"; command="${{command%\"}}" ;;
+    'echo %OS%-$PSHOME') echo '%OS%-C:\Windows\System32\WindowsPowerShell\v1.0'; exit 0 ;;
+    *) echo "PowerShell does not understand: $command"; exit 1 ;;
+  esac
+fi
+if [ -e {tools}/running-icom_listening_4299 ] && [ ! -e {lab}/started ]; then
+  touch {lab}/started
+  setsid {python} -m linac.icom listen $(cat {lab}/listen) >{lab}/listener.log 2>&1 </dev/null &
+fi
+case "$command" in *services-status*) {python} -m linac.icom status --serial 4299 --spool {spool} >{tools}/status 2>&1 ;; esac
+printf '\xff\xfe' >"$here/command.txt"
+printf 'cmd.exe /s /c "%s >"%s\\out.txt" 2>&1 <"%s\\in.txt""' "$command" "$dos" "$dos" |
+  iconv -f UTF-8 -t UTF-16LE >>"$here/command.txt"
+wine cscript //nologo {run} "$dos" >/dev/null 2>&1; status=$?
+cat "$here/out.txt"
+exit $status
+"""
+
+
+@pytest.fixture
+def lab(windows: Any, tmp_path: Path) -> Iterator[SimpleNamespace]:
+    """A capture host: an sshd whose sessions end in cmd.exe."""
+    profile = tmp_path / "profile of physics"
+    profile.mkdir()
+    wanted = ("WINEPREFIX", "WINEDEBUG", "WINEDLLOVERRIDES", "WINEPATH", "LANG", "LC_ALL", "PATH", "HOME")
+    values = {name: windows.environment[name] for name in wanted if name in windows.environment}
+    values["PYTHONPATH"] = str(Path(__file__).parents[3])
+    places = {"profile": profile, "lab": tmp_path, "tools": windows.tools, "python": sys.executable, "spool": tmp_path / "spool"}
+    session, run = tmp_path / "session.sh", tmp_path / "run.js"
+    run.write_text(RUN)
+    session.write_text(
+        SESSION.format(
+            exports="\n".join(f"export {name}={shlex.quote(value)}" for name, value in values.items()),
+            run=shlex.quote("Z:" + str(run).replace("/", "\\")),
+            **{name: shlex.quote(str(path)) for name, path in places.items()},
+        )
+    )
+    home = "Z:" + str(tmp_path / FOLDER / "linac-listener").replace("/", "\\")
+    with SshServer(tmp_path / "sshd", {"ForceCommand": f"bash {session}"}) as server:
+        gateway = Gateway(server.host, server.port, server.user, server.host_key, key=server.key_file)
+        yield SimpleNamespace(
+            top=tmp_path,
+            gateway=gateway,
+            home=home,
+            folder=tmp_path / FOLDER / "linac-listener",
+            windows=windows,
+            profile=profile,
+        )
+    assert control.stop(tmp_path / "spool", "4299", 30)
+
+
+def programs(windows: Any) -> Programs:
+    """An embeddable zip in which python.exe is a program of Windows that records how it is called, and answers."""
+    tools, out = windows.tools, io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("python311._pth", "python311.zip\r\n.\r\n")
+        archive.writestr("python311.zip", b"PK not really")
+        archive.write(tools / "python.exe", "python.exe")
+        archive.write(tools / "python-script.py", "python-script.py")
+    return Programs(out.getvalue())
+
+
+def services(*serials: str, **changes: Any) -> Services:
+    linacs = tuple(Listening(serial, f"192.168.17.{number}") for number, serial in enumerate(serials or ("4299",), start=40))
+    return Services(**{"kind": NSSM, "linacs": linacs, "records": r"\\srv\Größe", "spool": r"C:\linac spool (1)", **changes})
+
+
+@pytest.fixture
+def pushed(lab: SimpleNamespace) -> Callable[..., list[str]]:
+    def run(what: Services, **more: Any) -> list[str]:
+        said: list[str] = []
+        push(lab.gateway, what, said.append, programs(lab.windows), home=lab.home, **more)
+        return said
+
+    return run
+
+
+def test_a_push_ends_with_messages_and_pushing_again_changes_nothing(
+    lab: SimpleNamespace, pushed: Callable[..., list[str]]
+) -> None:
+    (lab.top / "records").mkdir()
+    what = services(log_on=ACCOUNT)
+    with SimulatedLinac("4299", speed=4) as linac:
+        host, port = linac.address
+        (lab.top / "listen").write_text(f"{host} {lab.top}/records --port {port} --serial 4299 --spool {lab.top}/spool")
+        pending = look(lab.gateway, what, programs(lab.windows), home=lab.home)
+        assert pending.is_new
+        assert pending.stopped == ("4299",)
+        assert not lab.folder.exists()
+        first = pushed(what, password=PASSWORD, wait_seconds=60)
+        assert first[0].startswith("copied, ")
+        assert "icom_listening_4299: is being installed." in first[1]
+        assert first[2] == "icom_listening_4299: runs."
+        assert first[3].startswith("Linac 4299: ")
+        assert first[3].endswith(" messages have arrived.")
+        calls = lab.windows.calls()
+        assert [call[4:] for call in calls if call[:4] == ["nssm", "set", "icom_listening_4299", "ObjectName"]] == [
+            [ACCOUNT, PASSWORD]
+        ]
+        assert ["nssm", "set", "icom_listening_4299", "AppDirectory", lab.home] in calls
+        assert ["nssm", "start", "icom_listening_4299"] in calls
+        assert PASSWORD not in "".join(first)
+        for path in [lab.top / "commands.txt", *lab.folder.rglob("*")]:
+            assert path.is_dir() or PASSWORD.encode() not in path.read_bytes()
+        assert list(lab.profile.iterdir()) == []
+        assert not list(lab.folder.rglob("*.new")) + list(lab.folder.rglob("*.next.txt"))
+
+        before = {path: path.stat().st_mtime_ns for path in lab.folder.rglob("*") if path.is_file()}
+        assert not look(lab.gateway, what, programs(lab.windows), home=lab.home)
+        again = pushed(what)
+        assert again[0] == f"{lab.home}: unchanged."
+        assert {path: path.stat().st_mtime_ns for path in lab.folder.rglob("*") if path.is_file()} == before
+        assert not [
+            call for call in lab.windows.calls() if call[:2] in (["nssm", "install"], ["nssm", "start"], ["nssm", "stop"])
+        ]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Services with few settings: each takes wine its time, and test_windows.py looks at all of them."""
+    monkeypatch.setattr(batch, "NSSM_SETTINGS", batch.NSSM_SETTINGS[:2])
+
+
+def test_a_login_shell_may_be_powershell(lab: SimpleNamespace) -> None:
+    (lab.top / "powershell").touch()
+    system = PushedWindows(lab.gateway, lab.home)
+    assert (system.found(), system.runs("4299")) == ({}, False)
+    files = {"program/a.py": b"a", "4299_listening.bat": b"b", "SHA256SUMS.txt": f"{'0' * 64} *program/a.py\n".encode()}
+    system.place(files, ["program/a.py", "4299_listening.bat"], ["not-there.txt"])
+    assert {path.relative_to(lab.folder).as_posix(): path.read_bytes() for path in lab.folder.rglob("*.*")} == files
+    assert system.found() == {"program/a.py": "0" * 64}
+
+
+def test_a_linac_more_a_linac_less_and_a_push_that_broke_off_leave_the_running_one_alone(
+    lab: SimpleNamespace, pushed: Callable[..., list[str]]
+) -> None:
+    one, both = services("4299"), services("4299", "9183")
+    pushed(one, wait_seconds=None)
+    lab.windows.calls()
+    assert "copied" not in pushed(both, wait_seconds=None)[0]
+    calls = lab.windows.calls()
+    assert [call[2] for call in calls if call[:2] == ["nssm", "install"]] == ["icom_listening_9183"]
+    assert [call[2] for call in calls if call[:2] == ["nssm", "start"]] == ["icom_listening_9183"]
+    assert (lab.folder / "9183_listening.bat").exists()
+
+    with pytest.raises(SetupError, match=r"4299_listening.*runs, and uses it.*services-stop\.bat there when no patient"):
+        pushed(services("4299", "9183", records=r"\\other\share"), wait_seconds=None)
+    assert (lab.folder / "4299_listening.args").read_text(encoding="utf-8").splitlines()[2] == "\\\\srv\\Größe\\iCom"
+
+    lab.windows.calls()
+    said: list[str] = []
+    assert is_there(lab.gateway, both, "9183", home=lab.home)
+    withdraw(lab.gateway, both, "9183", said.append, one, programs(lab.windows), home=lab.home)
+    calls = [call[1:3] for call in lab.windows.calls() if call[0] == "nssm" and call[1] != "get"]
+    assert calls == [["stop", "icom_listening_9183"], ["remove", "icom_listening_9183"]]
+    assert not list(lab.folder.glob("9183*"))
+    assert b"9183" not in (lab.folder / "services-install.bat").read_bytes()
+    assert not is_there(lab.gateway, both, "9183", home=lab.home)
+
+    whole = {path: path.read_bytes() for path in lab.folder.rglob("*") if path.is_file()}
+    sums = lab.folder / "SHA256SUMS.txt"
+    (lab.folder / "README.txt").write_bytes(b"of a push that broke off here")
+    coming = "".join(line for line in sums.read_text().splitlines(True) if "README" not in line)
+    (lab.folder / "SHA256SUMS.next.txt").write_text(f"{coming}{'0' * 64} *README.txt\n")
+    assert pushed(one, wait_seconds=None)[0] == f"updated, 1 files, in {lab.home}"
+    assert {path: path.read_bytes() for path in lab.folder.rglob("*") if path.is_file()} == whole
+
+
+def test_what_the_host_refuses_is_told(lab: SimpleNamespace, pushed: Callable[..., list[str]]) -> None:
+    (lab.windows.tools / "refuse-AppDirectory").touch()
+    with pytest.raises(SetupError, match=r"(?s)The installation failed on the host.*NSSM refused: AppDirectory"):
+        pushed(services(), wait_seconds=0)
+
+
+@pytest.mark.parametrize("password", ['a"b & echo PWNED', "ends in \\", "Größe", "two\nlines"])
+def test_a_password_that_a_batch_file_cannot_pass_on_is_refused(password: str) -> None:
+    with pytest.raises(SetupError, match="a quotation mark") as caught:
+        batch.check_password(password)
+    assert password not in str(caught.value)
+
+
+@pytest.mark.parametrize("home", [r"\\server\share\x", "C:x", "C:\\100%\\x", 'C:\\a"b', "/opt/x"])
+def test_a_folder_that_no_command_line_can_name_is_refused(home: str) -> None:
+    with pytest.raises(SetupError, match="cannot be the bundle's folder"):
+        PushedWindows(None, home)  # type: ignore[arg-type]
+
+
+def test_a_host_of_the_other_system_is_refused(tmp_path: Path) -> None:
+    with SshServer(tmp_path) as server:
+        gateway = Gateway(server.host, server.port, server.user, server.host_key, key=server.key_file)
+        with pytest.raises(SetupError, match="needs Windows with OpenSSH Server"):
+            PushedWindows(gateway, "C:\\x")
