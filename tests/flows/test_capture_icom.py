@@ -101,6 +101,14 @@ def connected(lab: "Lab") -> bool:
     return status is not None and status.connected
 
 
+def says(lab: "Lab", text: str) -> bool:
+    """Whether the recording's artifact is there and holds this."""
+    try:
+        return text in lab.report(f"icom-capture-{lab.serial.lower()}")
+    except AssertionError:  # not there yet
+        return False
+
+
 def archived(lab: "Lab") -> list[bytes]:
     return [lzma.decompress(path.read_bytes()) for path in sorted((lab.records / "iCom" / "patients").rglob("*.xz"))]
 
@@ -112,8 +120,12 @@ def treat(lab: "Lab", patient: str) -> bytes:
     return b"".join(session.raw)
 
 
-def test_recording_cancelled_and_run_again_loses_nothing_and_closes_in_order(lab: "Lab", worker: "Stack") -> None:
+def test_recording_cancelled_and_run_again_loses_nothing_and_closes_in_order(
+    lab: "Lab", worker: "Stack", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.capture_icom import icom_capture
     from linac.capture import control
+    from tasks import capture
 
     put_into_service(lab)
     run = start(lab)
@@ -128,6 +140,12 @@ def test_recording_cancelled_and_run_again_loses_nothing_and_closes_in_order(lab
     beams = pd.read_parquet(lab.records / "iCom" / "deliveries")
     assert beams["delivered_mu"].tolist() == [30.0]
     assert beams["session_gaps"].tolist() == [0]
+
+    monkeypatch.setattr(capture, "HAND_OVER_SECONDS", 1.0)
+    second = icom_capture(serial=lab.serial, return_state=True)
+    assert second.is_completed()
+    assert "another run already" in str(second.message), "a second run leaves the work to the first"
+    assert connected(lab)
 
     cancel(run)
     wait("listener ended", lambda: not control.is_running(lab.spool, lab.serial), 10)
@@ -296,7 +314,7 @@ def test_a_share_that_is_away_is_told_loudly_nothing_is_made_in_its_place_and_th
         if mount_point:
             lab.records.mkdir()
         sent.append(treat(lab, patient))
-        wait("the trouble is shown", lambda: "ATTENTION: nothing is archived since" in lab.report(key), 60)
+        wait("the trouble is shown", lambda: says(lab, "ATTENTION: nothing is archived since"), 60)
         assert "away" in lab.report(key)
         assert patient not in lab.report(key)
         status = control.status(lab.spool, lab.serial)
@@ -371,17 +389,10 @@ def test_a_run_beside_a_service_s_command_only_watches_and_takes_over_when_that_
         wait("connected", lambda: connected(lab))
         before = control.status(lab.spool, lab.serial)
         assert before is not None
-        run, second = start(lab), start(lab)
-        key = f"icom-capture-{lab.serial.lower()}"
-
-        def watching() -> bool:
-            try:
-                return f"process {command.pid} (listen)" in lab.report(key)
-            except AssertionError:  # not there yet
-                return False
-
-        wait("the run says who records", watching)
+        run = start(lab)
+        wait("the run says who records", lambda: says(lab, f"process {command.pid} (listen)"))
         cancel(run)
+        second = start(lab)
         wait("cancelled", lambda: state(run) == "Cancelled", 30)
         assert command.poll() is None
         assert connected(lab), "what the command began goes on"
@@ -400,21 +411,3 @@ def test_a_run_beside_a_service_s_command_only_watches_and_takes_over_when_that_
     finally:
         command.kill()
         command.wait()
-
-
-def test_a_second_run_for_the_same_linac_leaves_the_work_to_the_first(lab: "Lab", worker: "Stack") -> None:
-    from flows.capture_icom import icom_capture
-    from tasks import capture
-
-    put_into_service(lab)
-    run = start(lab)
-    wait("connected", lambda: connected(lab))
-    patience, capture.HAND_OVER_SECONDS = capture.HAND_OVER_SECONDS, 1.0
-    try:
-        second = icom_capture(serial=lab.serial, return_state=True)
-    finally:
-        capture.HAND_OVER_SECONDS = patience
-    assert second.is_completed()
-    assert "another run already" in str(second.message)
-    assert connected(lab)
-    end(lab, run)

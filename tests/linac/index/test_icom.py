@@ -558,7 +558,7 @@ def test_storage_that_fails_says_nothing_of_the_patient(records: Folder) -> None
     class Gone(LocalFolder):
         def list(self, pattern: str = "*") -> Any:
             if pattern.endswith(".xz"):
-                raise StorageError(f"Could not list {self._at(pattern)}: access denied.")
+                raise StorageError(f"Could not list {self.path / pattern}: access denied.")
             return super().list(pattern)
 
     for folder in (Away(records.location), Gone(records.location)):
