@@ -29,7 +29,10 @@ def pushed_steps(linac: Linac) -> list[Step]:
 
 def moved_steps(linac: Linac, before: Linac | None) -> list[Step]:
     """The service that this software put on another host, or as another kind, is taken away first: one connection per linac."""
-    if before is None or before.capture_login is None or same_host(before, linac):
+    if before is None or before.capture_login is None:
+        return []
+    was, now = before.capture_login, linac.capture_login or before.capture_login  # without a login, the service there is IT's
+    if same_host(before, linac) and (was.host.lower(), was.port) == (now.host.lower(), now.port):
         return []
     return withdrawn_steps(before)
 

@@ -22,10 +22,11 @@ The same on the command line: `python -m linac.provision services`, `config`, `b
     services, windows, systemd   a listener or a Prefect worker as a service of Windows (by NSSM) or systemd
     config                       PyMedPhys's config.toml, edited as a person would
     closure, bundle              one folder with Python, the listener and its service files: nothing else is installed
-    push, push_linux, push_windows   the same put on a capture host over SSH, and seen to record; or taken away again
+    push, push_linux,            the same put on a capture host over SSH, and seen to record; or taken away again
+    push_windows, pushing
     plan                         what would be written, and how it differs from what is there
 
-What it does not do: install or start anything on this computer, ask for or keep a password, download NSSM or Python, or
+What it does not do: install or start anything on this computer, keep a password, download NSSM or Python, or
 know Prefect.
 """
 

@@ -5,8 +5,8 @@
 
 Linux or Windows, as `services` says. Every step looks first at what is there: with the same bundle in place nothing is copied,
 and what broke off half-way is finished by pushing again. A service that runs is never restarted here, since that ends a
-recording: on Linux the host's own message says when to, on Windows, where the files of programs that run cannot be replaced, a
-bundle that changes those is refused until somebody has stopped the services.
+recording: on Linux the host's own message says when to. On Windows, where the files of programs that run cannot be replaced,
+those wait until somebody has stopped the services; what tells a running service its orders is not changed under it, but refused.
 """
 
 import hashlib
@@ -38,13 +38,17 @@ class Programs:
 
 @dataclass(frozen=True)
 class Pending:
-    """What a push to a host would do, after a look at it: files by name, services by the serials of their linacs."""
+    """What a push to a host would do, after a look at it: files by name, services by the serials of their linacs.
+
+    `postponed`: files that cannot be replaced yet, with the checksums of what is there in their places.
+    """
 
     home: str
     changed: tuple[str, ...]
     gone: tuple[str, ...]
     stopped: tuple[str, ...]
     is_new: bool
+    postponed: Mapping[str, str] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.changed or self.gone or self.stopped)
@@ -83,10 +87,7 @@ def push(
     `wait_seconds`, and the errors of `host`.
     """
     system, files = _prepared(host, what, programs, home)
-    pending = _pending(system, files, what)
-    if pending.changed or pending.gone:
-        system.place(files, pending.changed, pending.gone)
-    say(pending.told)
+    say(_placed(system, files, _pending(system, files, what)))
     say(system.install(password if what.log_on else None).rstrip())
     for linac in what.linacs:
         service = system.service(linac.serial)
@@ -129,10 +130,7 @@ def withdraw(
         )
     if others is not None:
         files = _files(others, programs, system.home)
-        pending = _pending(system, files, others)
-        if pending.changed or pending.gone:
-            system.place(files, pending.changed, pending.gone)
-        say(pending.told)
+        say(_placed(system, files, _pending(system, files, others)))
 
 
 def _holds(system: System, serial: str) -> bool:
@@ -156,20 +154,37 @@ def _files(what: Services, programs: Programs | None, home: str) -> dict[str, by
 
 
 def _pending(system: System, files: Mapping[str, bytes], what: Services) -> Pending:
-    """Compares, and raises `SetupError` where a file that shall change is in use."""
+    """Compares. Raises `SetupError` where the orders of a service that runs shall change."""
     there = system.found()
     differ = (name for name, data in files.items() if there.get(name) != hashlib.sha256(data).hexdigest())
     changed = tuple(name for name in differ if name != SUMS)
     gone = tuple(sorted(set(there) - set(files)))
     running = [linac.serial for linac in what.linacs if system.runs(linac.serial)]
     held = [name for name in (*changed, *gone) if system.in_use(name, running)]
-    if held:
+    orders = next((name for name in held if "_listening." in name), None)
+    if orders is not None:
         raise SetupError(
-            f"{system.home} on the host: {held[0]} {'and others change' if held[1:] else 'changes'}, but the service of linac "
-            f"{running[0]} runs, and uses it. Run services-stop.bat there when no patient is being treated, then push again."
+            f"{system.home} on the host: {orders} changes, but the service of linac {orders.partition('_listening.')[0]} runs, "
+            "and uses it. Run services-stop.bat there when no patient is being treated, then push again."
         )
     stopped = tuple(linac.serial for linac in what.linacs if linac.serial not in running)
-    return Pending(system.home, changed, gone, stopped, not there)
+    now, going = (tuple(name for name in names if name not in held) for names in (changed, gone))
+    return Pending(system.home, now, going, stopped, not there, {name: there.get(name, "") for name in held})
+
+
+def _placed(system: System, files: Mapping[str, bytes], pending: Pending) -> str:
+    """Bring the folder to `files`, as far as nothing is in use; what was done. Its list tells what lies there then."""
+    if pending.changed or pending.gone:
+        new = {name: hashlib.sha256(data).hexdigest() for name, data in files.items() if name != SUMS}
+        there = {**new, **pending.postponed}
+        listed = "".join(f"{digest} *{name}\n" for name, digest in sorted(there.items()) if digest)
+        system.place({**files, SUMS: listed.encode()}, pending.changed, pending.gone)
+    if not pending.postponed:
+        return pending.told
+    return (
+        f"{pending.told}. {len(pending.postponed)} files of the program wait, as services that run use them: when no patient is "
+        "being treated run services-stop.bat there, then push again."
+    )
 
 
 def _messages(system: System, serial: str, wait_seconds: float) -> int:

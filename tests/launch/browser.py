@@ -147,7 +147,7 @@ class Page:
         path.write_bytes(base64.b64decode(data))
 
 
-_COUNT = """
+_COUNT = """(() => {
     window.requestsUnderWay = 0;
     const send = XMLHttpRequest.prototype.send, ask = window.fetch;
     XMLHttpRequest.prototype.send = function (...given) {
@@ -159,7 +159,7 @@ _COUNT = """
         window.requestsUnderWay++;
         return ask(...given).finally(() => window.requestsUnderWay--);
     };
-"""
+})()"""
 
 _DRAWN = """(async () => {
     await document.fonts.ready;

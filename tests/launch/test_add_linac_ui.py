@@ -128,6 +128,7 @@ def test_a_linac_is_added_from_the_form_and_its_record_is_read(hospital: Hospita
     page.fill("Backup folder of the NSS (Optional)", str(hospital.backup))
     page.fill("Watch the network for (seconds) (Optional)", "10")
     page.fill("iCom port (Optional)", str(port))
+    page.fill("Done by (Optional)", "A. Miller")
     keep(page, "add-linac-form.png")
     page.press_until("Submit", lambda: hospital.runs_of("add-linac/add-linac"))
     (run,) = hospital.runs_of("add-linac/add-linac")
@@ -141,6 +142,7 @@ def test_a_linac_is_added_from_the_form_and_its_record_is_read(hospital: Hospita
     text = page.visit(f"{hospital.ui}/artifacts/artifact/{hospital.artifact(f'add-linac-{SERIAL}')}", "Where things are")
     assert f"Linac {SERIAL}: commissioning record" in text
     assert "In service since" in text
+    assert "A. Miller, under the account" in text
     for words in ("iCom messages", "Steadiness of the network, over 10 s", "Diagnostic backups", "Messages on the records share"):
         assert words in text
     assert "❌" not in text

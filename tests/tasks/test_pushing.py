@@ -86,6 +86,9 @@ def test_a_service_is_planned_pushed_kept_and_taken_away(
         in_service.append(linac)
         assert not only(pushing.pushed_steps(linac)).change, "the second time there is nothing to do"
         assert pushing.moved_steps(linac, linac) == []
+        assert pushing.moved_steps(make(), linac) == [], "IT's from now on"
+        elsewhere = login(host).model_copy(update={"host": "localhost"})
+        assert only(pushing.moved_steps(make(capture_login=elsewhere), linac)).name == "Service on 127.0.0.1"
 
         (moved,) = pushing.moved_steps(make(capture_host="another"), linac)
         assert moved.change == "stopped in order and removed; what was recorded is kept"

@@ -17,8 +17,9 @@ from linac.capture import control
 from linac.errors import SetupError
 from linac.provision import NSSM, Listening, Services
 from linac.provision import windows as batch
-from linac.provision.push import Programs, is_there, look, push, withdraw
+from linac.provision.push import Programs, _pending, _placed, is_there, look, push, withdraw
 from linac.provision.push_windows import Windows as PushedWindows
+from linac.provision.pushing import sums
 from linac.simulator import SimulatedLinac
 from linac.simulator.sshd import SshServer, is_installed
 from linac.transport.ssh import Gateway
@@ -225,6 +226,36 @@ def test_a_password_that_a_batch_file_cannot_pass_on_is_refused(password: str) -
     with pytest.raises(SetupError, match="a quotation mark") as caught:
         batch.check_password(password)
     assert password not in str(caught.value)
+
+
+def test_a_newer_program_waits_until_nothing_runs() -> None:
+    placed: dict[str, Any] = {}
+    files = {"program/a.py": b"new", "program/b.py": b"added", "9183_listening.bat": b"x", "SHA256SUMS.txt": b"..."}
+    there = {"program/a.py": "0" * 64, "program/old.py": "1" * 64, "4299_listening.bat": "2" * 64}
+    running = ["4299"]
+    system: Any = SimpleNamespace(
+        home="C:\\x",
+        found=lambda: there,
+        runs=lambda serial: serial in running,
+        in_use=lambda name, serials: PushedWindows.in_use(system, name, serials),
+        place=lambda files, changed, gone: placed.update(sums=files["SHA256SUMS.txt"].decode(), changed=changed, gone=gone),
+    )
+    with pytest.raises(SetupError, match=r"4299_listening\.bat changes, but the service of linac 4299 runs"):
+        _pending(system, files, services("4299", "9183"))
+    del there["4299_listening.bat"]
+    pending = _pending(system, files, services("4299", "9183"))
+    assert (pending.changed, pending.gone, pending.stopped) == (("9183_listening.bat",), (), ("9183",))
+    assert "3 files of the program wait" in _placed(system, files, pending)
+    assert placed["changed"] == ("9183_listening.bat",)
+    listed = sums(placed["sums"])
+    assert (listed["program/a.py"], listed["program/old.py"], set(listed)) == (
+        "0" * 64,
+        "1" * 64,
+        {"program/a.py", "program/old.py", "9183_listening.bat"},
+    )
+    running.clear()
+    pending = _pending(system, files, services("4299", "9183"))
+    assert (set(pending.changed), pending.gone) == ({"program/a.py", "program/b.py", "9183_listening.bat"}, ("program/old.py",))
 
 
 @pytest.mark.parametrize("home", [r"\\server\share\x", "C:x", "C:\\100%\\x", 'C:\\a"b', "/opt/x"])
