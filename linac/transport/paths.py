@@ -191,7 +191,7 @@ def tried(work: Callable[[], T]) -> T | LinacError:
 def split_name(name: str) -> list[str]:
     """The parts of a relative name, with `/` or `\\` between them. Raises `SetupError` if it would leave its folder."""
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
-    if name[:1] in ("/", "\\") or PureWindowsPath(name).drive or ".." in parts:
+    if name[:1] in ("/", "\\") or (":" in name and PureWindowsPath(name).drive) or ".." in parts:
         raise SetupError(f"The name {name!r} leads out of its folder. Give a name below the folder, without '..' or a drive.")
     return parts
 
@@ -285,8 +285,8 @@ class LocalFolder(Folder):
 
     def replace(self, old: str, new: str) -> None:
         with self._explained("replace", new):
-            self._make_above(new)
-            replace_local(self._at(old), self._at(new))
+            source, target = self._at(old), self._at(new)
+            self._in_folder(target, lambda: replace_local(source, target))
 
     def remove(self, name: str) -> None:
         with self._explained("remove", name), contextlib.suppress(FileNotFoundError):
@@ -308,6 +308,14 @@ class LocalFolder(Folder):
     def _make_above(self, name: str) -> None:
         self._make(self._at(name).parent if split_name(name) else self.path)
 
+    def _in_folder(self, path: Path, work: Callable[[], T]) -> T:
+        """What comes of work on a file, whose folder is mostly there: it is made, and the work done again, where it is not."""
+        try:
+            return work()
+        except FileNotFoundError:
+            self._make(path.parent)
+            return work()
+
     def _make(self, path: Path) -> None:
         """Make a folder and those between it and the root, not the root: step by step, as it can go at any moment."""
         if path.is_dir():
@@ -315,8 +323,8 @@ class LocalFolder(Folder):
         root = self.root.path
         if not root.is_dir():
             raise _RootMissingError(root)
-        for above in [*reversed(path.relative_to(root).parents), path.relative_to(root)][1:]:
-            (root / above).mkdir(exist_ok=True)
+        self._make(path.parent)
+        path.mkdir(exist_ok=True)
 
     def free(self) -> int:
         with self._explained("measure free space of", ""):
@@ -324,8 +332,8 @@ class LocalFolder(Folder):
 
     def write(self, name: str, data: bytes) -> None:
         with self._explained("write", name):
-            self._make_above(name)
-            with _aside(self._at(name)) as part, part.open("wb") as file:
+            path = self._at(name)
+            with _aside(path) as part, self._in_folder(path, lambda: part.open("wb")) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -335,8 +343,7 @@ class LocalFolder(Folder):
         with self._explained("make", name):
             for last_try in (*[False] * CREATE_TRIES, True):
                 try:
-                    self._make_above(name)
-                    with path.open("xb") as file:
+                    with self._in_folder(path, lambda: path.open("xb")) as file:
                         file.write(data)
                     return True
                 except FileExistsError:
