@@ -65,6 +65,8 @@ def trf_index(
     found = [result for several in results.values() for result in several]
     verdict = report_index(found, failures, artifact_key("trf-index", serial or site or "all"), damaged)
     get_run_logger().info(verdict)
+    for doubt in dict.fromkeys(result.doubt for result in found if result.doubt):
+        get_run_logger().warning(doubt)
     problems = [*failures, *((result.backup, result.problem) for result in found if result.problem)]
     for linac in linacs:
         if any(result.problem for result in results.get(linac.serial, [])):
@@ -81,5 +83,5 @@ def trf_index(
             problems.append(("Samples could not be packed harder", str(error)))
     if problems:
         raise LinacError(f"{verdict} " + " ".join(f"{what}: {why}" for what, why in problems))
-    warned = damaged or any(result.aside for result in found)
+    warned = damaged or any(result.aside or result.doubt for result in found)
     return Completed(message=verdict, name="Completed with warnings" if warned else "Completed")

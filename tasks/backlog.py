@@ -158,6 +158,7 @@ def take_in(number: int, serial: str, records: Share, source: Share, batch: Batc
                     [reason for _, reason in added.newly_quarantined],
                     " ".join(problems),
                     added.quarantined_before,
+                    doubt=added.doubt(serial),
                 )
             )
         if failed and not results:

@@ -12,7 +12,8 @@ from linac.transport import Entry
 @dataclass(frozen=True)
 class BackupResult:
     """What one backup brought: logs indexed, their rows, logs known before, why logs were set aside (each log once), how many
-    more were set aside by an earlier run, and a problem with the backup, which `entry` stands for."""
+    more were set aside by an earlier run, a problem with the backup, which `entry` stands for, and why the logs may be another
+    linac's."""
 
     serial: str
     backup: str
@@ -23,6 +24,7 @@ class BackupResult:
     problem: str = ""
     aside_before: int = 0
     entry: Entry | None = None
+    doubt: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ def report_index(
         text += ["## Backups", table(columns, lines)]
     if aside:
         text += ["## Set aside in TRF/quarantine, where each lies under its hash", "\n".join(f"- {reason}" for reason in aside)]
+    if doubts := [*dict.fromkeys(result.doubt for result in results if result.doubt)]:
+        text += ["## Whose logs are these?", "\n".join(f"- {doubt}" for doubt in doubts)]
     if again:
         text += [f"Logs that earlier runs had set aside came again: {again}."]
     if damaged:

@@ -148,6 +148,7 @@ def add_backup(index: Index, serial: str, folder: Folder, name: str, entry: Entr
         aside_before=added.quarantined_before,
         problem=" ".join(problems),
         entry=entry,
+        doubt=added.doubt(serial),
     )
 
 

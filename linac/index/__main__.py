@@ -14,7 +14,7 @@
 
 A backup that is taken in already is not read again, unless --again is given; a log that is there already is not added twice.
 The exit code is 0 if all went well, 1 if something could not be read or is wrong or (find) nothing was found, 2 if the command
-line is wrong.
+line is wrong, 130 after a Ctrl-C.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 
+from linac import ENDED
 from linac.errors import BackupError, LinacError, SetupError, StorageError
 from linac.index import Added, Index, Log
 from linac.index.export import export_pymedphys
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         print("Interrupted. What was brought in stays; run it again to go on.", file=sys.stderr)
-        return 1
+        return ENDED
 
 
 def _absolute(path: str) -> str:
@@ -228,6 +229,7 @@ def _sum(one: Added, other: Added) -> Added:
         one.bytes + other.bytes,
         one.files + [name for name in other.files if name not in one.files],
         len(before),
+        [*dict.fromkeys([*one.called, *other.called])],
     )
 
 
@@ -245,6 +247,8 @@ def _add(index: Index, options: argparse.Namespace) -> int:
     sources = _Sources(index, options.machine, options.again)
     added = sources.add_all(options.sources)
     _say(added, time.monotonic() - begin)
+    if added.called:
+        print(added.doubt(options.machine), file=sys.stderr)
     if sources.skipped:
         print(f"{sources.skipped} backups were taken in before (--again reads them again)")
     return 1 if sources.failed or added.quarantined else 0

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import PurePath
 
 from linac import trf
-from linac.errors import TrfError
+from linac.errors import SetupError, TrfError
 from linac.index import deliveries, names, quarantine, writer
 from linac.index.quarantine import Quarantined
 from linac.index.writer import Leasing, New, Writer
@@ -37,7 +37,8 @@ class Added:
     `indexed` logs are new in the index, with `rows` rows and `bytes` bytes; `duplicates` were known; `quarantined` could not be
     read (name and reason of each distinct one), `quarantined_before` of them were set aside already by an earlier call;
     `released` left the quarantine; `recovered` deliveries were left half-done by a crashed run. `files` are the Parquet files
-    written, below the records root.
+    written, below the records root. `called` are names that new logs give their machine, other than the serial and than what the
+    linac's latest logs in the index say: the site's name for it, or another linac.
     """
 
     indexed: int = 0
@@ -49,11 +50,22 @@ class Added:
     bytes: int = 0
     files: list[str] = field(default_factory=list)
     quarantined_before: int = 0
+    called: list[str] = field(default_factory=list)
 
     @property
     def newly_quarantined(self) -> list[tuple[str, str]]:
         """Those of `quarantined` that were not set aside before."""
         return self.quarantined[self.quarantined_before :]
+
+    def doubt(self, serial: str) -> str:
+        """What to look at if these logs may be of another linac; nothing if they say what they are expected to."""
+        if not self.called:
+            return ""
+        return (
+            f"The logs call their machine {' and '.join(map(repr, self.called))}; they are filed under {serial}. If that is no "
+            f"name of linac {serial}, they are another linac's: move the deliveries, samples and raw logs of {serial} of their "
+            "months away, run compact, and add each linac's logs again under its own serial."
+        )
 
     @property
     def counts(self) -> dict[str, int]:
@@ -81,6 +93,7 @@ class Adding:
         self._size = 0
         self._aside: list[Quarantined] | None = None
         self._unreadable: set[str] = set()
+        self._expected: set[str] = {serial}
         self.added = Added()
 
     def run(self, logs: Iterable[Log]) -> Added:
@@ -119,6 +132,8 @@ class Adding:
             if sha256 not in self._batch:
                 self._release(log.name, sha256)
             return
+        if read.header.machine not in self._expected:
+            self._expect(read.header.machine)
         try:
             row = deliveries.make_row(
                 read,
@@ -136,6 +151,21 @@ class Adding:
             return
         self._batch[sha256] = New(sha256, log.name, log.data, read, row)
         self._size += len(log.data)
+
+    def _expect(self, name: str) -> None:
+        """Take a name that logs give their machine, which is the linac's serial or a name that the site chose. That it is another
+        serial of this index is the one thing that cannot be right."""
+        if name in writer.machines(self._folder):
+            raise SetupError(
+                f"A log says that it is of linac {name}, which this index has, and was to be filed under {self._serial}. It was "
+                f"not added, nor were those after it. If it is of {name}, add it under that serial; if it lies in the backups of "
+                f"linac {self._serial}, check which NSS they are of."
+            )
+        if len(self._expected) == 1:
+            self._expected |= writer.called(self._folder, self._serial)
+        if name not in self._expected:
+            self._expected.add(name)
+            self.added.called.append(name)
 
     def _flush(self) -> None:
         batch, self._batch, self._size = list(self._batch.values()), {}, 0

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from linac import trf
-from linac.errors import LinacError
+from linac.errors import LinacError, SetupError
 from linac.index import backups, catalogue, deliveries, names, quarantine, writer
 from linac.index.reader import matrix
 from linac.index.samples import MAX_MS, MIN_MS, SamplesFile
@@ -43,6 +43,7 @@ def verify(folder: Folder, progress: Callable[[str], None] | None = None, *, val
     """Read everything below `TRF` again. `values` compares every cell of the samples with the log it came from as well.
 
     It changes nothing and takes no lease: what a writer is doing meanwhile can look like a problem, and is none on a second run.
+    Raises `SetupError` where newer software wrote a file of the index.
     """
     return _Verifying(folder, progress or (lambda _: None), values).run()
 
@@ -83,6 +84,8 @@ class _Verifying:
         for name in writer.files(self._folder, "deliveries", machine, month):
             try:
                 table = deliveries.decode(self._folder.read(name), name)
+            except SetupError:  # newer software's: what it means is not known, so nothing can be said of the rest either
+                raise
             except LinacError as error:
                 self._wrong(str(error))
                 continue
@@ -94,6 +97,8 @@ class _Verifying:
             self.report.samples_bytes += entry.size
             try:
                 self._samples(name, rows, seen)
+            except SetupError:
+                raise
             except LinacError as error:
                 self._wrong(str(error))
         self._strangers(machine, month)
@@ -179,6 +184,8 @@ class _Verifying:
                     self._wrong(f"{name} is not there. Searching is slow until compact has run.")
                     continue
                 listed = catalogue.decode(self._folder.read(name), name, ["sha256"]).column("sha256").to_pylist()
+            except SetupError:
+                raise
             except LinacError as error:
                 self._wrong(str(error))
                 continue

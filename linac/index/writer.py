@@ -19,8 +19,9 @@ What is known: a log belongs to the month of its own start, so only that month o
 index is.
 """
 
+import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -113,6 +114,15 @@ def known(folder: Folder, month: str) -> dict[str, str]:
     return found
 
 
+def called(folder: Folder, machine: str) -> set[str]:
+    """The names that the linac's logs of its latest month give their machine; none where there are none that can be read."""
+    found: set[str] = set()
+    for name in files(folder, "deliveries", machine, max(months(folder, machine), default="")):
+        with contextlib.suppress(DamagedError):  # verify tells
+            found.update(deliveries.decode(folder.read(name), name, ["header_machine"]).column("header_machine").to_pylist())
+    return found
+
+
 class Writer:
     """Writes batches of logs of one linac."""
 
@@ -137,7 +147,7 @@ class Writer:
         bad = {new.sha256 for new, _ in done.failed}
         with self._lease() as lease:
             self._recover(lease)
-            committed: dict[str, tuple[str, Any]] = {}
+            committed: dict[str, tuple[str, Any, list[Any]]] = {}
             for month, all_logs in by_month.items():
                 there = known(self._folder, month)
                 logs = [new for new in all_logs if new.sha256 not in bad]
@@ -146,12 +156,16 @@ class Writer:
                 if fresh:
                     rows = encoded[month] if len(fresh) == len(logs) else _encode(fresh)
                     self._keep_raw(lease, fresh)
-                    changed, record, table = self._commit(lease, month, fresh, rows)
-                    committed[month] = record, table
+                    changed, record, table, month_now = self._commit(lease, month, fresh, rows)
+                    committed[month] = record, table, month_now
                     done.files += changed
                     done.indexed += fresh
-            self._enter(lease, {month: table for month, (_, table) in committed.items()})
-            for month, (record, _) in committed.items():
+            self._enter(
+                lease,
+                {month: table for month, (_, table, _) in committed.items()},
+                {(self._machine, month): month_now for month, (_, _, month_now) in committed.items()},
+            )
+            for month, (record, _, _) in committed.items():
                 lease.keep()
                 self._folder.replace(record, repack_mark(self._machine, month))
         return done
@@ -175,8 +189,11 @@ class Writer:
                 new.row["raw_file"] = f"{where}/{there}"
                 break
 
-    def _commit(self, lease: Lease, month: str, logs: list[New], encoded: Encoded) -> tuple[list[str], str, Any]:
-        """The samples and deliveries of logs that are not known, of one month. Files changed, the record and the rows of it."""
+    def _commit(self, lease: Lease, month: str, logs: list[New], encoded: Encoded) -> tuple[list[str], str, Any, list[Any]]:
+        """The samples and deliveries of logs that are not known, of one month.
+
+        Files changed, the record, the rows of it, and what the catalogue takes of all deliveries that the month has now.
+        """
         batch = hashlib.sha256("".join(sorted(new.sha256 for new in logs)).encode()).hexdigest()[:12]
         record = f"{names.PENDING}/{self._machine}_{month}_{batch}{RECORD}"
         changed = []
@@ -201,8 +218,8 @@ class Writer:
             table = deliveries.to_table([new.row for new in logs])
             lease.keep()
             self._folder.write(record, deliveries.to_record(table))
-        changed += self._publish(lease, self._machine, month, table)
-        return changed, record, table
+        published, month_now = self._publish(lease, self._machine, month, table)
+        return changed + published, record, table, month_now
 
     def _samples_to_continue(self, month: str, batch: str) -> tuple[str, bytes | None]:
         """The samples file that more rows go to, and what it holds now: the smallest that is small, or else a new one."""
@@ -240,17 +257,20 @@ class Writer:
             return False
         return True
 
-    def _publish(self, lease: Lease, machine: str, month: str, table: Any) -> list[str]:
-        """Bring rows into `deliveries` (this is the commit), those that are not there yet."""
-        changed = []
+    def _publish(self, lease: Lease, machine: str, month: str, table: Any) -> tuple[list[str], list[Any]]:
+        """Bring rows into `deliveries` (this is the commit), those that are not there yet.
+
+        Files changed, and what the catalogue takes of all deliveries that the month has now.
+        """
+        changed: list[str] = []
         while True:
             found = files(self._folder, "deliveries", machine, month)
             tables = {name: deliveries.decode(self._folder.read(name), name) for name in found}
             there = {sha256 for old in tables.values() for sha256 in old.column("sha256").to_pylist()}
             fresh = [sha256 not in there for sha256 in table.column("sha256").to_pylist()]
             if not any(fresh):
-                break
-            new = table.filter(pa.array(fresh, pa.bool_()))
+                return changed, [each.select(catalogue.TAKEN) for each in tables.values()]
+            new = table if all(fresh) else table.filter(pa.array(fresh, pa.bool_()))
             free = [name for name in sorted(found, key=lambda name: found[name].size) if name not in self._refused]
             where = f"{names.partition('deliveries', machine, month)}/deliveries-{machine}-{month}"
             if free:
@@ -261,11 +281,11 @@ class Writer:
                     target = target.replace(".parquet", "x.parquet")
             if self._put(lease, target, deliveries.encode(deliveries.merge(old, new)), old is not None):
                 changed.append(target)
-                break
-        return changed
+                return changed, [each.select(catalogue.TAKEN) for each in (*tables.values(), new)]
 
-    def _enter(self, lease: Lease, tables: dict[str, Any]) -> None:
-        """Bring rows of deliveries, by month, into the catalogue. A year's file is made only with all that the year has."""
+    def _enter(self, lease: Lease, tables: dict[str, Any], now: Mapping[tuple[str, str], list[Any]]) -> None:
+        """Bring rows of deliveries, by month, into the catalogue. A year's file is made only with all that the year has; `now`
+        is what is known of it already."""
         by_year: dict[str, list[Any]] = {}
         for month, table in tables.items():
             by_year.setdefault(month[:4], []).append(table)
@@ -275,19 +295,24 @@ class Writer:
                 old = catalogue.decode(self._folder.read(name), name) if self._folder.find(name) else None
             except DamagedError:
                 old = None  # made anew
-            # Without an old one: from all deliveries of the year, the rows among them.
-            merged = self.year(year) if old is None else catalogue.merge(old, catalogue.from_deliveries(pa.concat_tables(rows)))
+            if old is None:  # from all deliveries of the year, the rows among them
+                merged = self.year(year, now)
+            else:
+                merged = catalogue.merge(old, catalogue.from_deliveries(pa.concat_tables(rows)))
             if merged is not None:
                 self._put(lease, name, catalogue.encode(merged), replaces=False)
 
-    def year(self, year: str) -> Any:
-        """The catalogue of a year, from the deliveries."""
+    def year(self, year: str, now: Mapping[tuple[str, str], list[Any]] | None = None) -> Any:
+        """The catalogue of a year, from the deliveries. Partitions whose deliveries are in `now` are not read again."""
         tables = [catalogue.SCHEMA.empty_table()]
-        for machine, month in partitions(self._folder):
-            if month.startswith(f"{year}-"):
-                for name in files(self._folder, "deliveries", machine, month):
-                    found = deliveries.decode(self._folder.read(name), name, catalogue.TAKEN)
-                    tables.append(catalogue.from_deliveries(found.select(catalogue.TAKEN)))
+        for where in partitions(self._folder):
+            if not where[1].startswith(f"{year}-"):
+                continue
+            found = (now or {}).get(where)
+            if found is None:
+                there = files(self._folder, "deliveries", *where)
+                found = [deliveries.decode(self._folder.read(name), name, catalogue.TAKEN) for name in there]
+            tables += [catalogue.from_deliveries(table) for table in found]
         return pa.concat_tables(tables)
 
     def _recover(self, lease: Lease) -> int:
@@ -321,8 +346,8 @@ class Writer:
                 files_there[name] = SamplesFile(self._folder.read(name), name)
             if files_there[name].hash(row_group) != sha256:
                 return 0
-        changed = self._publish(lease, machine, month, table)
-        self._enter(lease, {month: table})
+        changed, month_now = self._publish(lease, machine, month, table)
+        self._enter(lease, {month: table}, {(machine, month): month_now})
         return table.num_rows if changed else 0
 
 

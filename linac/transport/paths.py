@@ -246,7 +246,7 @@ def split_pattern(pattern: str) -> tuple[list[str], str]:
 
 def _split(name: str) -> list[str]:
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
-    if name[:1] in ("/", "\\") or PureWindowsPath(name).drive or ".." in parts:
+    if name[:1] in ("/", "\\") or (":" in name and PureWindowsPath(name).drive) or ".." in parts:
         raise SetupError(f"The name {name!r} leads out of its folder. Give a name below the folder, without '..' or a drive.")
     return parts
 
@@ -364,8 +364,8 @@ class LocalFolder(Folder):
 
     def replace(self, old: str, new: str) -> None:
         with self._explained("replace", new):
-            self._make_above(new)
-            replace_local(self._file(old), self._file(new))
+            source, target = self._file(old), self._file(new)
+            self._in_folder(target, lambda: replace_local(source, target))
 
     def remove(self, name: str) -> None:
         with self._explained("remove", name), contextlib.suppress(FileNotFoundError):
@@ -387,6 +387,14 @@ class LocalFolder(Folder):
     def _make_above(self, name: str) -> None:
         self._make(self._file(name).parent)
 
+    def _in_folder(self, path: Path, work: Callable[[], T]) -> T:
+        """What comes of work on a file, whose folder is mostly there: it is made, and the work done again, where it is not."""
+        try:
+            return work()
+        except FileNotFoundError:
+            self._make(path.parent)
+            return work()
+
     def _make(self, path: Path) -> None:
         """Make a folder and those between it and the root, not the root: step by step, as it can go at any moment."""
         if path.is_dir():
@@ -394,8 +402,8 @@ class LocalFolder(Folder):
         root = self.root.path
         if not root.is_dir():
             raise _RootMissingError(root)
-        for above in [*reversed(path.relative_to(root).parents), path.relative_to(root)][1:]:
-            (root / above).mkdir(exist_ok=True)
+        self._make(path.parent)
+        path.mkdir(exist_ok=True)
 
     def free(self) -> int:
         with self._explained("measure free space of", ""):
@@ -403,8 +411,8 @@ class LocalFolder(Folder):
 
     def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
         with self._explained("write", name):
-            self._make_above(name)
-            with _aside(self._file(name)) as part, part.open("wb") as file:
+            path = self._file(name)
+            with _aside(path) as part, self._in_folder(path, lambda: part.open("wb")) as file:
                 file.write(data)
                 if durable:
                     file.flush()
@@ -415,8 +423,7 @@ class LocalFolder(Folder):
         with self._explained("make", name):
             for last_try in (*[False] * CREATE_TRIES, True):
                 try:
-                    self._make_above(name)
-                    with path.open("xb") as file:
+                    with self._in_folder(path, lambda: path.open("xb")) as file:
                         file.write(data)
                     return True
                 except FileExistsError:

@@ -120,12 +120,27 @@ class _Errors(NamedTuple):
     max: float | None = None
 
 
+_SINGLE = (
+    "linac_state",
+    "dose_rate_mu_per_min",
+    "step_dose_mu",
+    "energy_cal_block",
+    "gantry_deg",
+    "collimator_deg",
+    "x1_diaphragm_error_mm",
+    "x2_diaphragm_error_mm",
+    "gantry_error_deg",
+    "collimator_error_deg",
+)
+"""The columns that metrics are made of, the leaves apart."""
+
+
 class _Plan(NamedTuple):
-    """Where the columns of a list of item parts stand. A bank's leaves stand side by side in all logs seen: then it is a slice,
-    which takes a view of them and not a copy."""
+    """Where the columns of a list of item parts stand: those of `_SINGLE` that it has, and the leaves' errors of each bank. A
+    bank's leaves stand side by side in all logs seen: then it is a slice, which takes a view of them and not a copy."""
 
     items: list[ItemPart]
-    where: dict[str, int]
+    single: dict[str, int]
     banks: dict[str, "list[int] | slice"]
     leaves: list[int]
     readings: list[int]
@@ -143,7 +158,7 @@ def _plan(parts: tuple[Part, ...]) -> _Plan:
     }
     return _Plan(
         items=items,
-        where=where,
+        single={name: where[name] for name in _SINGLE if name in where},
         banks={name: _slice(indices) for name, indices in banks.items()},
         leaves=banks["y1"] + banks["y2"],
         readings=[index for index, item in enumerate(items) if not item.has_no_value_marker],
@@ -160,33 +175,32 @@ def summarise(trf: Trf) -> Metrics:
     """The metrics of one log. What the log does not hold is None; no log makes this fail."""
     header = trf.header
     plan = _plan(header.item_parts)
-    items, where = plan.items, plan.where
+    single = dict(zip(plan.single, np.ascontiguousarray(trf.counts[:, list(plan.single.values())].T), strict=True))
 
     def counts(name: str, rows: "npt.NDArray[np.bool_] | slice" = slice(None)) -> npt.NDArray[np.int64]:
         """The counts of one column, rows without a value left out; empty where the log has no such column."""
-        if name not in where:
+        if name not in single:
             return np.zeros(0, np.int64)
-        column = trf.counts[rows, where[name]]
+        column = single[name][rows]
         values: npt.NDArray[np.int64] = column[column != NO_VALUE].astype(np.int64)
         return values
 
     def physical(name: str) -> npt.NDArray[np.float64]:
-        return items[where[name]].to_physical(counts(name)) if name in where else np.zeros(0)
+        return plan.items[plan.single[name]].to_physical(counts(name)) if name in single else np.zeros(0)
 
     lengths_s = _row_lengths_s(trf)
     duration_s = _seconds(lengths_s)
-    state = trf.counts[:, where["linac_state"]] if "linac_state" in where else None
+    state = single.get("linac_state")
     radiation = state == RADIATION_ON if state is not None else np.zeros(trf.rows, bool)
-    on = radiation & (trf.counts[:, where["dose_rate_mu_per_min"]] > 0) if "dose_rate_mu_per_min" in where else radiation
-    beam = np.ascontiguousarray(trf.counts[on])
+    on = radiation & (single["dose_rate_mu_per_min"] > 0) if "dose_rate_mu_per_min" in single else radiation
     states, step_dose, dose_rate = counts("linac_state"), counts("step_dose_mu"), counts("dose_rate_mu_per_min", on)
     gantry, collimator = physical("gantry_deg"), physical("collimator_deg")
-    y1, y2 = (_errors(beam[:, plan.banks[bank]]) for bank in ("y1", "y2"))
     x1, x2, gantry_error, collimator_error = (
-        _errors(beam[:, where[name]]) if name in where else _Errors()
+        _errors(single[name][on]) if name in single else _Errors()
         for name in ("x1_diaphragm_error_mm", "x2_diaphragm_error_mm", "gantry_error_deg", "collimator_error_deg")
     )
-    worst, worst_rms = _worst(beam, plan.leaves, items)
+    (y1, y1_leaves), (y2, y2_leaves) = (_bank(np.ascontiguousarray(trf.counts[:, plan.banks[bank]][on])) for bank in ("y1", "y2"))
+    worst, worst_rms = _worst(np.concatenate((y1_leaves, y2_leaves)), plan)
     return Metrics(
         machine=header.machine,
         field_label=header.field_label,
@@ -282,65 +296,79 @@ def _travel_deg(angles: npt.NDArray[np.float64]) -> float | None:
     return round(float(np.abs(steps).sum()), DECIMALS)
 
 
-# Errors are whole tenths, so a histogram of them holds all there is to know: RMS, percentiles and maximum come from it
-# exactly, without sorting millions of numbers. Both banks and all axes record errors in tenths (`item_parts`).
+# Both banks and all axes record errors in tenths (`item_parts`). There are millions of them, all small whole numbers: so a
+# percentile is found by counting, halving the range of what it can be, which takes a third of the time of sorting or of a
+# histogram, and no more memory than the counts.
 
 _TENTHS = 10
-_MAX_TENTHS = 1 << 16
-_BLOCK = 1 << 15  # counts at a time: as 64-bit numbers they stay in the cache, and no new memory is needed
 
 
-def _errors(counts: npt.NDArray[Any]) -> _Errors:
-    """RMS, 95th percentile and maximum of |error|, in mm or degrees, of counts in tenths. None where there is no value."""
+def _errors(counts: npt.NDArray[Any], squares: float | None = None) -> _Errors:
+    """RMS, 95th percentile and maximum of |error|, in mm or degrees, of counts in tenths. None where there is no value.
+    `squares` is the sum of all squares, where that is known."""
     flat = counts.ravel()
     if flat.size and flat.min() <= NO_VALUE:
         flat = flat[flat != NO_VALUE]
+        if flat.size and flat.min() == np.iinfo(flat.dtype).min:  # the one number whose opposite does not fit
+            flat = flat.astype(np.int64)
     if not flat.size:
         return _Errors()
-    low, high = int(flat.min()), int(flat.max())
-    if max(-low, high) >= _MAX_TENTHS:  # only a damaged version 4 log holds 6.5 m: no histogram of that size
-        values, times = np.unique(np.abs(flat.astype(np.int64)), return_counts=True)
-    else:
-        # The histogram of all counts from the least on, folded at 0.
-        least = min(low, 0)
-        signed = np.zeros(high - least + 1 if high > 0 else 1 - least, np.intp)
-        for start in range(0, flat.size, _BLOCK):
-            signed += np.bincount(flat[start : start + _BLOCK].astype(np.intp) - least, minlength=len(signed))
-        times = np.zeros(max(-low, high) + 1, np.intp)
-        times[: len(signed) + least] = signed[-least:]
-        times[1 : 1 - least] += signed[:-least][::-1] if least else signed[:0]
-        values = np.arange(len(times))
-    size = flat.size
-    rms = math.sqrt(float(np.dot(times.astype(np.float64), values.astype(np.float64) ** 2)) / size)
-    p95 = _percentile(values, times, 0.95)
-    return _Errors(*(round(float(tenths) / _TENTHS, DECIMALS) for tenths in (rms, p95, values[-1])))
+    sizes = np.abs(flat)
+    largest = int(sizes.max())
+    if squares is None:
+        squares = float(_squares(flat[:, None])[0])
+    p95 = _percentile(sizes, largest, 0.95)
+    return _Errors(*(round(tenths / _TENTHS, DECIMALS) for tenths in (math.sqrt(squares / flat.size), p95, largest)))
 
 
-def _percentile(values: npt.NDArray[np.int64], times: npt.NDArray[np.int64], part: float) -> float:
-    """Percentile of a histogram, linear between neighbours, as numpy's default."""
-    up_to = np.cumsum(times)
-    place = part * (int(up_to[-1]) - 1)
-    low, high = (int(values[np.searchsorted(up_to, rank, side="right")]) for rank in (math.floor(place), math.ceil(place)))
-    return low + (high - low) * (place - math.floor(place))
-
-
-def _worst(beam: npt.NDArray[Any], leaves: list[int], items: list[ItemPart]) -> tuple[str | None, float | None]:
-    """The leaf with the largest RMS error, and that error in mm. Of equal ones the first: Y1 before Y2, low numbers first."""
-    if not len(beam) or not leaves:
-        return None, None
-    errors = beam[:, _slice(leaves)]
-    numbers: npt.NDArray[Any] = np.full(len(leaves), len(beam))
-    if errors.min() <= NO_VALUE:
-        missing = errors == NO_VALUE
-        errors = np.where(missing, 0, errors)
+def _bank(counts: npt.NDArray[Any]) -> tuple[_Errors, npt.NDArray[np.float64]]:
+    """The errors of a bank of leaves, and each leaf's mean square error, -1 where it has no value."""
+    known = counts
+    numbers: npt.NDArray[Any] = np.full(counts.shape[1], len(counts))
+    if counts.size and counts.min() <= NO_VALUE:
+        missing = counts == NO_VALUE
+        known = np.where(missing, 0, counts)
         numbers -= missing.sum(axis=0)
-    # Squares of 16 bits add up in 64 without a copy of all cells; those of 32 bits (version 4) may be too large for that.
-    squares = np.einsum("ij,ij->j", errors, errors, dtype=np.int64 if errors.itemsize <= 2 else np.float64)
-    if not numbers.any():
+    squares = _squares(known)
+    means = np.divide(squares, numbers, out=np.full(len(numbers), -1.0), where=numbers > 0)
+    return _errors(counts, float(squares.sum())), means
+
+
+def _percentile(sizes: npt.NDArray[Any], largest: int, part: float) -> float:
+    """Percentile of whole numbers from 0 to the largest, linear between neighbours, as numpy's default."""
+    place = part * (sizes.size - 1)
+    rank = math.floor(place)
+    low, high = 0, largest
+    while low < high:
+        middle = (low + high) // 2
+        if np.count_nonzero(sizes <= middle) > rank:
+            high = middle
+        else:
+            low = middle + 1
+    following = low
+    if rank + 1 < sizes.size and np.count_nonzero(sizes <= low) == rank + 1:
+        following = int(sizes[sizes > low].min())
+    return low + (following - low) * (place - rank)
+
+
+def _squares(counts: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The sum of squares of each column. That of 16 bits is exact, in 32 bits where it fits them, which is quicker; that of 32
+    bits (version 4) may be too large for any whole number."""
+    if counts.itemsize > 2:
+        return np.asarray(np.einsum("ij,ij->j", counts, counts, dtype=np.float64))
+    largest = max(-int(counts.min()), int(counts.max())) if counts.size else 0
+    wide: Any = counts.astype(np.int32 if largest**2 * len(counts) < 1 << 31 else np.int64)
+    if counts.shape[1] == 1:
+        return np.atleast_1d(wide[:, 0] @ wide[:, 0])
+    return np.asarray(np.einsum("ij,ij->j", wide, wide))
+
+
+def _worst(means: npt.NDArray[np.float64], plan: _Plan) -> tuple[str | None, float | None]:
+    """The leaf with the largest RMS error, and that error in mm. Of equal ones the first: Y1 before Y2, low numbers first."""
+    if not means.size or means.max() < 0:
         return None, None
-    means = np.divide(squares, numbers, out=np.full(len(leaves), -1.0), where=numbers > 0)
     worst = int(np.argmax(means))
-    return items[leaves[worst]].name.partition("/")[0], round(math.sqrt(means[worst]) / _TENTHS, DECIMALS)
+    return plan.items[plan.leaves[worst]].name.partition("/")[0], round(math.sqrt(means[worst]) / _TENTHS, DECIMALS)
 
 
 def _missing_values(trf: Trf, readings: list[int]) -> int:

@@ -35,11 +35,36 @@ def test_each_distinct_log_is_indexed_once(index: Index, logs: list[Log], look: 
     assert added.rows == sum(seen.samples.values()) == sum(seen.deliveries.values())
 
 
-def test_the_same_log_from_another_linacs_backup_is_known(index: Index, logs: list[Log]) -> None:
+def test_the_same_log_from_another_linacs_backup_is_known(index: Index, logs: list[Log], make_log: Callable[..., bytes]) -> None:
     index.add("4299", logs[:2])
-    added = index.add("2694", logs[:3])
-    assert (added.indexed, added.duplicates) == (1, 2)
+    added = index.add("2694", [*logs[:2], Log("own.trf", make_log(30, machine="2694"))])
+    assert (added.indexed, added.duplicates, added.called) == (1, 2, [])
     assert index.machines() == ["2694", "4299"]
+
+
+def test_logs_of_a_linac_that_the_index_has_are_not_filed_under_another(index: Index, make_log: Callable[..., bytes]) -> None:
+    index.add("4299", [Log("0.trf", make_log(0))])
+    good, wrong = Log("1.trf", make_log(1, machine="2694")), Log("2.trf", make_log(2, machine="4299"))
+    with pytest.raises(SetupError, match="of linac 4299, which this index has, and was to be filed under 2694"):
+        index.add("2694", [good, wrong])
+    assert list(index.deliveries()["linac"]) == ["4299", "2694"]
+    assert index.verify().problems == []
+    assert index.add("4299", [wrong]).indexed == 1
+
+
+def test_a_name_that_is_not_the_serial_is_told_once_as_it_may_be_another_linacs(
+    index: Index, make_log: Callable[..., bytes]
+) -> None:
+    def logs(first: int, *machines: str) -> list[Log]:
+        return [Log(f"{first + n}.trf", make_log(first + n, machine=machine)) for n, machine in enumerate(machines)]
+
+    added = index.add("4299", logs(0, "4299", "LINAC A", "LINAC A"))
+    assert added.called == ["LINAC A"]
+    assert "'LINAC A'; they are filed under 4299" in added.doubt("4299")
+    again = index.add("4299", logs(10, "LINAC A", "4299"))
+    assert (again.indexed, again.called, again.doubt("4299")) == (2, [], "")
+    assert index.add("4299", logs(20, "LINAC B")).called == ["LINAC B"]
+    assert index.add("2694", logs(30, "LINAC A")).called == ["LINAC A"], "known of another linac only"
 
 
 def test_a_row_tells_where_the_log_came_from_and_where_it_lies(index: Index, make_log: Callable[..., bytes]) -> None:
@@ -325,11 +350,13 @@ def test_a_damaged_note_is_said_and_does_not_hide_new_backups(index: Index) -> N
         assert index.new_backups("4299", [entry("SDD+2.zip")]) == [entry("SDD+2.zip")]
 
 
-def test_adding_to_an_index_that_lost_its_catalogue_makes_it_anew(index: Index, logs: list[Log]) -> None:
+def test_adding_to_an_index_that_lost_its_catalogue_makes_it_anew(
+    index: Index, logs: list[Log], make_log: Callable[..., bytes]
+) -> None:
     index.add("4299", logs[:3])
     (name,) = below(index.folder, "TRF/catalogue")
     index.folder.remove(name)
-    index.add("2694", logs[3:4])
+    index.add("2694", [Log("3.trf", make_log(3, machine="2694"))])
     assert index.verify().problems == []
     index.folder.write(name, b"damaged")
     index.add("4299", logs[4:5])

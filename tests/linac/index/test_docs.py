@@ -27,7 +27,7 @@ def records(tmp_path: Path, make_log: Callable[..., bytes]) -> Path:
             for n in range(3)
         ]
         index.add("4299", [*course, Log("4.trf", make_log(4, start=datetime(2026, 2, 1, tzinfo=UTC)), "SDD+1.zip")])
-        index.add("2694", [Log("5.trf", make_log(5, start=datetime(2026, 1, 9, tzinfo=UTC)), "SDD+1.zip")])
+        index.add("2694", [Log("5.trf", make_log(5, start=datetime(2026, 1, 9, tzinfo=UTC), machine="2694"), "SDD+1.zip")])
     return tmp_path / "records"
 
 

@@ -171,7 +171,7 @@ def test_a_dry_run_counts_and_writes_nothing(treated: Index, out: Folder) -> Non
 
 
 def test_one_linac_alone(treated: Index, out: Folder, make_log: Callable[..., bytes]) -> None:
-    treated.add("2694", [Log("z.trf", make_log(9, field="1-1/Z"))])
+    treated.add("2694", [Log("z.trf", make_log(9, field="1-1/Z", machine="2694"))])
     assert export(treated, out, machine="2694").new == 1
     assert export(treated, out).new == 5
 

@@ -163,6 +163,17 @@ def test_columns_are_printed_as_the_data_dictionary_has_them(capsys: pytest.Capt
     assert "| `delivered_mu` |" in out
 
 
+def test_logs_that_may_be_another_linacs_are_told(
+    root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], make_log: Callable[..., bytes]
+) -> None:
+    (tmp_path / "a.trf").write_bytes(make_log(1, machine="LINAC B"))
+    assert main(["add", root, "--machine", "4299", str(tmp_path / "a.trf")]) == 0
+    assert "'LINAC B'; they are filed under 4299" in capsys.readouterr().err
+    (tmp_path / "b.trf").write_bytes(make_log(2, machine="4299"))
+    assert main(["add", root, "--machine", "2694", str(tmp_path / "b.trf")]) == 1
+    assert "of linac 4299, which this index has" in capsys.readouterr().err
+
+
 def test_it_runs_as_a_module(sources: Path, root: str, project: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "linac.index", "add", root, "--machine", "4299", str(sources)],

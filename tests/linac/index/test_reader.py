@@ -30,7 +30,8 @@ def full(index: Index, make_log: Callable[..., bytes]) -> Index:
                 start = month + timedelta(hours=hour, minutes=10 * beam)
                 seed = number * 2 + beam + 10 * hour
                 field = f"{number + 1}-{beam + 1}/Prostate {beam} Größe"
-                logs.append(Log(f"{seed}.trf", make_log(seed, start=start, field=field, rows=4 + beam), "SDD+1.zip"))
+                data = make_log(seed, start=start, field=field, rows=4 + beam, machine=serial)
+                logs.append(Log(f"{seed}.trf", data, "SDD+1.zip"))
         index.add(serial, logs)
     return index
 

@@ -1,11 +1,14 @@
 """Files of older software are brought up to date from the raw logs, whole, and without a loss."""
 
 import hashlib
+import io
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from linac.errors import DamagedError, SetupError
@@ -19,8 +22,6 @@ FILE = "TRF/deliveries/machine=4299/month=2026-01/deliveries-4299-2026-01.parque
 @pytest.fixture
 def old(index: Index, make_log: Callable[..., bytes]) -> Index:
     """An index whose January was written before two of the metrics existed, and has one that we do not know."""
-    import pyarrow as pa
-
     index.add("4299", [Log(f"{n}.trf", make_log(n), "SDD+1.zip") for n in range(3)])
     table = deliveries.decode(index.folder.read(FILE), FILE).drop_columns(["worst_leaf", "gantry_travel_deg"])
     table = table.append_column("from_the_future", pa.array([1, 2, 3]))
@@ -154,11 +155,38 @@ def test_a_file_that_grew_meanwhile_is_left_as_it_grew(
     assert len(index.deliveries()) == 2
 
 
+def test_what_older_software_packed_by_zstd_is_packed_harder_as_well(
+    index: Index, make_log: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as older:
+        older.setattr(parquet, "quick", lambda: pa.Codec("zstd", compression_level=1))
+        older.setattr(parquet, "SNAPPY", parquet.ZSTD)
+        index.add("4299", [Log("1.trf", make_log(1, rows=40))])
+    ((name, before),) = _sizes(index).items()
+    assert _codecs(index, name) == {"ZSTD", "UNCOMPRESSED"}
+    index.add("4299", [Log("2.trf", make_log(2, rows=40))])
+    assert _codecs(index, name) == {"ZSTD", "SNAPPY", "UNCOMPRESSED"}
+    done = index.repack()
+    assert done.files == [name]
+    assert done.saved_bytes > 0
+    assert before < done.bytes_after
+    assert _codecs(index, name) == {"ZSTD", "UNCOMPRESSED"}
+    assert index.verify(values=True).problems == []
+
+
+def _codecs(index: Index, name: str) -> set[str]:
+    metadata = pq.read_metadata(io.BytesIO(index.folder.read(name)))
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    return {group.column(place).compression for group in groups for place in range(group.num_columns)}
+
+
 def test_a_damaged_page_is_told_and_left_as_it_is(index: Index, make_log: Callable[..., bytes]) -> None:
     index.add("4299", [Log("1.trf", make_log(1))])
     (name,) = _sizes(index)
     data = bytearray(index.folder.read(name))
-    place = data.index(b"\x28\xb5\x2f\xfd") + 20  # within the first zstd frame
+    group = pq.read_metadata(io.BytesIO(bytes(data))).row_group(0)
+    largest = max(map(group.column, range(group.num_columns)), key=lambda column: int(column.total_compressed_size))
+    place = largest.data_page_offset + 100  # behind the page's header
     data[place] ^= 0xFF
     index.folder.write(name, bytes(data))
     done = index.repack()

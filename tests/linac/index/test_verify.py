@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from linac import trf
-from linac.errors import StorageError
+from linac.errors import SetupError, StorageError
 from linac.index import Index, Log, deliveries
 from linac.index import samples as samples_files
 from linac.index.verify import as_json
@@ -137,8 +137,8 @@ def test_a_torn_parquet_file(sound: Index, pattern: str, share: float) -> None:
     assert name in problems(sound)
 
 
-@pytest.mark.parametrize("pattern", [JANUARY, ROWS])
-def test_a_file_of_newer_software_is_said_to_be_newer(sound: Index, pattern: str) -> None:
+@pytest.mark.parametrize("pattern", [JANUARY, ROWS, "catalogue/*.parquet"])
+def test_an_index_of_newer_software_is_refused(sound: Index, pattern: str) -> None:
     name = one(sound, pattern)
     with sound.folder.open(name) as stream:
         file = pq.ParquetFile(stream)
@@ -147,7 +147,8 @@ def test_a_file_of_newer_software_is_said_to_be_newer(sound: Index, pattern: str
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     sound.folder.write(name, sink.getvalue().to_pybytes())
-    assert "written by a newer version" in problems(sound)
+    with pytest.raises(SetupError, match="written by a newer version"):
+        sound.verify()
 
 
 @pytest.mark.parametrize("pattern", [JANUARY, ROWS])
