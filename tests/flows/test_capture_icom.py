@@ -86,12 +86,13 @@ def cancel(run: UUID) -> None:
 
 
 def end(lab: "Lab", *runs: UUID) -> None:
-    """Cancel runs and see the listener end in order; that a run is marked as cancelled then, the first test has seen."""
+    """Cancel runs, see the listener end in order and then the runs: a worker that still ends one begins no other."""
     from linac.capture import control
 
     for run in runs:
         cancel(run)
     wait("listener ended", lambda: not control.is_running(lab.spool, lab.serial), 30)
+    wait("no run is left", lambda: not runs_under_way(lab))
 
 
 def connected(lab: "Lab") -> bool:
@@ -301,7 +302,7 @@ def processes_of(run: UUID) -> list[int]:
 def test_a_share_that_is_away_is_told_loudly_nothing_is_made_in_its_place_and_the_backlog_drains(
     lab: "Lab", worker: "Stack"
 ) -> None:
-    """Twice: the share is gone; an empty mount point stands where it was."""
+    """Twice: an empty mount point stands where the share was; it is gone altogether."""
     from linac.capture import control
 
     put_into_service(lab)
@@ -309,7 +310,7 @@ def test_a_share_that_is_away_is_told_loudly_nothing_is_made_in_its_place_and_th
     wait("connected", lambda: connected(lab))
     key = f"icom-capture-{lab.serial.lower()}"
     sent: list[bytes] = []
-    for patient, mount_point in (("TEST-0004", False), ("TEST-0012", True)):
+    for patient, mount_point in (("TEST-0004", True), ("TEST-0012", False)):
         lab.records.rename(lab.root / "away")
         if mount_point:
             lab.records.mkdir()
