@@ -89,6 +89,9 @@ class Folder(ABC):
 
     location: str
 
+    mark = ""
+    """Of a root: a file without which no folder is made in it, as a share can go away between two files and leave an empty one."""
+
     @property
     def root(self) -> "Folder":
         """The folder that has to exist: this one, or for one got by `below` the one that it lies in."""
@@ -403,6 +406,8 @@ class LocalFolder(Folder):
         if not root.is_dir():
             raise _RootMissingError(root)
         self._make(path.parent)
+        if path.parent == root and self.root.mark and not (root / self.root.mark).exists():
+            raise _RootMissingError(root)
         path.mkdir(exist_ok=True)
 
     def free(self) -> int:

@@ -48,7 +48,8 @@ def require(folder: Folder) -> None:
     """Return if the records share is there. Raises `UnreachableError` where its root or its mark is missing (one that is a
     `StorageError` as well, for those who look after writing alone).
 
-    `folder` is the records share, or a folder got from it by `Folder.below`.
+    `folder` is the records share, or a folder got from it by `Folder.below`. Should the share go away later, no folder is made in
+    what is left in its place.
     """
     root = folder.root
     try:
@@ -63,6 +64,7 @@ def require(folder: Folder) -> None:
             f"this is probably the empty folder where the share should be connected. {_ADVICE} If it is a new or a moved records "
             "share, add-linac marks it."
         )
+    root.mark = MARK
 
 
 def sweep(folder: Folder, names: Iterable[str], seconds: float = SWEEP_SECONDS) -> int:

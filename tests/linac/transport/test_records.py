@@ -29,6 +29,22 @@ def test_an_empty_mount_point_is_away(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_share_that_goes_away_between_two_files_gets_nothing_in_its_place(tmp_path: Path) -> None:
+    root = tmp_path / "records"
+    root.mkdir()
+    with connect(root) as folder:
+        mark(folder)
+        require(folder)
+        records = folder.below("iCom")
+        records.write("live/001.txt", b"1")
+        root.rename(tmp_path / "away")
+        root.mkdir()  # the empty mount point
+        for write in (lambda: records.write("live/002.txt", b"2"), lambda: folder.make("TRF"), lambda: records.make("patients")):
+            with pytest.raises(StorageError):
+                write()
+        assert list(root.iterdir()) == []
+
+
 def test_a_root_that_is_gone_is_away_and_is_not_made(tmp_path: Path) -> None:
     folder = LocalFolder(tmp_path / "records")
     with pytest.raises(UnreachableError, match=r"is away.*is not there"):
