@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import PurePath
 
 from linac import trf
-from linac.errors import SetupError, TrfError
+from linac.errors import TrfError
 from linac.index import deliveries, names, quarantine, writer
 from linac.index.quarantine import Quarantined
 from linac.index.writer import Leasing, New, Writer
@@ -132,8 +132,9 @@ class Adding:
             if sha256 not in self._batch:
                 self._release(log.name, sha256)
             return
-        if read.header.machine not in self._expected:
-            self._expect(read.header.machine)
+        if read.header.machine not in self._expected and (reason := self._foreign(read.header.machine)):
+            self._set_aside(log, sha256, reason)
+            return
         try:
             row = deliveries.make_row(
                 read,
@@ -152,20 +153,21 @@ class Adding:
         self._batch[sha256] = New(sha256, log.name, log.data, read, row)
         self._size += len(log.data)
 
-    def _expect(self, name: str) -> None:
-        """Take a name that logs give their machine, which is the linac's serial or a name that the site chose. That it is another
-        serial of this index is the one thing that cannot be right."""
+    def _foreign(self, name: str) -> str:
+        """Why logs of this machine cannot be of the linac, if so. Its name is the serial, or one that the site chose: that it is
+        another serial of this index is the one thing that cannot be right."""
         if name in writer.machines(self._folder):
-            raise SetupError(
-                f"A log says that it is of linac {name}, which this index has, and was to be filed under {self._serial}. It was "
-                f"not added, nor were those after it. If it is of {name}, add it under that serial; if it lies in the backups of "
-                f"linac {self._serial}, check which NSS they are of."
+            return (
+                f"It says that it is of linac {name}, which this index has, and came as one of {self._serial}. If it is of "
+                f"{name}, add it under that serial; if it lies in the backups of linac {self._serial}, check which "
+                "NSS they are of."
             )
         if len(self._expected) == 1:
             self._expected |= writer.called(self._folder, self._serial)
         if name not in self._expected:
             self._expected.add(name)
             self.added.called.append(name)
+        return ""
 
     def _flush(self) -> None:
         batch, self._batch, self._size = list(self._batch.values()), {}, 0

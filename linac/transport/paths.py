@@ -90,7 +90,7 @@ class Folder(ABC):
     location: str
 
     mark = ""
-    """Of a root: a file without which no folder is made in it, as a share can go away between two files and leave an empty one."""
+    """Of a root: a file without which no folder is made in it: a share can go away between two files and leave an empty one."""
 
     @property
     def root(self) -> "Folder":

@@ -42,14 +42,22 @@ def test_the_same_log_from_another_linacs_backup_is_known(index: Index, logs: li
     assert index.machines() == ["2694", "4299"]
 
 
-def test_logs_of_a_linac_that_the_index_has_are_not_filed_under_another(index: Index, make_log: Callable[..., bytes]) -> None:
+def test_a_log_of_a_linac_that_the_index_has_is_set_aside_and_the_others_go_on(
+    index: Index, make_log: Callable[..., bytes]
+) -> None:
     index.add("4299", [Log("0.trf", make_log(0))])
-    good, wrong = Log("1.trf", make_log(1, machine="2694")), Log("2.trf", make_log(2, machine="4299"))
-    with pytest.raises(SetupError, match="of linac 4299, which this index has, and was to be filed under 2694"):
-        index.add("2694", [good, wrong])
-    assert list(index.deliveries()["linac"]) == ["4299", "2694"]
+    wrong = Log("1.trf", make_log(1, machine="4299"))
+    added = index.add("2694", [wrong, Log("2.trf", make_log(2, machine="2694"))])
+    assert added.indexed == 1
+    [(name, reason)] = added.quarantined
+    assert name == "1.trf"
+    assert "of linac 4299, which this index has, and came as one of 2694" in reason
+    assert sorted(index.deliveries()["linac"]) == ["2694", "4299"]
     assert index.verify().problems == []
+
     assert index.add("4299", [wrong]).indexed == 1
+    assert index.add("2694", [wrong]).released == 1, "once it is where it belongs it leaves by itself"
+    assert index.verify().problems == []
 
 
 def test_a_name_that_is_not_the_serial_is_told_once_as_it_may_be_another_linacs(
