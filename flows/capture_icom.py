@@ -10,10 +10,10 @@ and takes over when that has ended. A listener that a service or command runs by
 
 from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.states import Completed
+from prefect.states import Cancelled, Completed
 
 from blocks.linac import Serial
-from tasks.capture import by_command, follow, only_follower, start_listener
+from tasks.capture import by_command, cancelled_meanwhile, follow, only_follower, start_listener
 from tasks.provision import load_linac
 
 RETRIES = 10
@@ -36,6 +36,8 @@ def icom_capture(serial: Serial) -> State[None]:
     linac = load_linac(serial)
     with only_follower(linac) as claim:
         if claim.mine:
+            if cancelled_meanwhile():
+                return Cancelled(message="It was cancelled before it recorded anything.")
             start_listener(linac)
         elif not by_command(linac):
             return Completed(message=f"Linac {serial} is recorded by another run already; this one is not needed.")

@@ -18,7 +18,8 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.states import Cancelled, Cancelling, Crashed
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.states import Cancelled, Crashed
 
 from blocks import Linac, Site
 from blocks.linac import Service
@@ -28,7 +29,7 @@ from launch.stack import write_json
 from linac.capture import control
 from linac.capture.follower import is_a_commands
 from linac.errors import LinacError
-from tasks.provision import UNFINISHED, ensure_capture, linacs_in_service
+from tasks.provision import UNFINISHED, cancel, ensure_capture, linacs_in_service
 from tasks.tunnels import ensure_tunnel
 
 CANCEL_SECONDS = 40.0
@@ -39,6 +40,8 @@ TUNNELS_SECONDS = 5.0
 
 STRANGER_SECONDS = 10.0
 """A run that was started from a command line looks every 5 s whether it is to end. One that does not was killed."""
+
+LATEST_RUNS = 200
 
 ACTIVE = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING, StateType.PAUSED]
 
@@ -71,7 +74,7 @@ def cancel_running(say: Callable[[str], None]) -> bool:
                 if run.id not in asked:
                     asked[run.id] = now
                     say(f"Ending {run.name}...")
-                    _cancel(client, run)
+                    cancel(client, run)
                 elif _is_gone(run):
                     client.set_flow_run_state(run.id, Cancelled(message="Its process has ended."), force=True)
                 elif run.work_pool_name is None and now - asked[run.id] >= STRANGER_SECONDS:
@@ -86,15 +89,6 @@ def _is_gone(run: FlowRun) -> bool:
     for hooks of the flow: that takes seconds, on a busy computer half a minute."""
     pid = run.infrastructure_pid or ""
     return pid.isdecimal() and not start_of(int(pid))
-
-
-def _cancel(client: SyncPrefectClient, run: FlowRun) -> None:
-    """Ask a run to end. One that has not begun is ended at once: a worker that is just starting its process misses the request,
-    and nobody would answer it."""
-    if run.state is not None and run.state.type is StateType.PENDING:
-        client.set_flow_run_state(run.id, Cancelled(message="It was ended before it began."), force=True)
-    else:
-        client.set_flow_run_state(run.id, Cancelling())
 
 
 @dataclass(frozen=True)
@@ -115,7 +109,7 @@ CAPTURES = Lasting(
     "icom-capture",
     "serial",
     "captures.json",
-    lambda: {linac.serial for linac in linacs_in_service()},
+    lambda: {linac.serial for linac in recorded_by_workers()},
     lambda serial: ensure_capture(serial),
     "Linac {} is not being recorded",
 )
@@ -137,9 +131,9 @@ def under_way(client: SyncPrefectClient, flow: Lasting, states: list[StateType] 
 
 
 # Linacs are owed a recording, sites their tunnels. While `serve` runs, the server's database knows which: they have a run that
-# has not ended. An orderly stop ends these runs, so what they are for is written to a file first; the next start reads it; only
-# when a new run of each is in the database does the file go. In between both may name a linac, never neither, so the power may
-# fail, or somebody press Ctrl-C, at any line. What is named twice is started once: `ensure` sees to it.
+# has not ended, or whose last one crashed. An orderly stop ends these runs, so what they are for is written to a file first; the
+# next start reads it; only when a new run of each is in the database does the file go. In between both may name a linac, never
+# neither, so the power may fail, or somebody press Ctrl-C, at any line. What is named twice is started once: `ensure` sees to it.
 
 
 def remember(flow: Lasting, data: Path) -> None:
@@ -147,7 +141,20 @@ def remember(flow: Lasting, data: Path) -> None:
     path = data / flow.file
     with get_client(sync_client=True) as client:
         running = {str(run.parameters[flow.parameter]) for run in under_way(client, flow)}
-    write_json(path, sorted(running | remembered(path)))
+        broken = broken_off(client, flow)
+    write_json(path, sorted(running | broken | remembered(path)))
+
+
+def broken_off(client: SyncPrefectClient, flow: Lasting) -> set[str]:
+    """What the latest run was for, where that one crashed or failed: nobody has cancelled it."""
+    latest: dict[str, FlowRun] = {}
+    for run in client.read_flow_runs(
+        flow_filter=FlowFilter(name=FlowFilterName(any_=[flow.flow])), sort=FlowRunSort.START_TIME_DESC, limit=LATEST_RUNS
+    ):
+        if name := run.parameters.get(flow.parameter):
+            latest.setdefault(str(name), run)
+    broken = (StateType.CRASHED, StateType.FAILED)
+    return {name for name, run in latest.items() if run.state is not None and run.state.type in broken}
 
 
 def remembered(path: Path) -> set[str]:

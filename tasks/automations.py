@@ -1,8 +1,12 @@
 """What brings a recording back by itself: two Prefect automations for each linac, which do no harm when they fire wrongly.
 
-A run whose process died still counts as running; the first automation marks it as crashed once its heartbeat is missing. The
-second starts a new run when one has crashed or failed. Fired twice, or at a healthy run, they make a run too many: it adopts
-the listener that is there, or finds that another run has it and ends (see tasks/capture.py).
+A run whose process died still counts as running; the first automation marks it as crashed once its heartbeat is missing, and
+starts a new run in its place. The second starts one when a run has crashed or failed in another way. Fired twice, or at a healthy
+run, they make a run too many: it adopts the listener that is there, or finds that another run has it and ends (see
+tasks/capture.py).
+
+The first does not leave the new run to the second: a server that was just started waits a quarter of an hour with what it does
+upon the end of a run of which it has not seen the begin itself (Prefect's "causal ordering" of events, measured on 3.8).
 """
 
 from datetime import timedelta
@@ -24,6 +28,8 @@ SILENT_SECONDS = 40
 """After so long without a heartbeat a run counts as dead. Prefect sends one every 30 s, which is as often as it can; a recording
 sends its own every 10 s (tasks/live.py), so that one that is killed is noticed within 45 s, as the server looks every 5 s. A new
 run needs some 15 s to begin."""
+
+SILENT_MESSAGE = "No sign of life any more."
 
 ENDED = {"prefect.flow-run.Completed", "prefect.flow-run.Failed", "prefect.flow-run.Crashed", "prefect.flow-run.Cancelled"}
 
@@ -94,10 +100,11 @@ def automations(serial: str, deployment: UUID) -> list[AutomationCore]:
         root={"prefect.resource.role": "deployment", "prefect.resource.id": f"prefect.deployment.{deployment}"}
     )
     any_run = ResourceSpecification(root={"prefect.resource.id": "prefect.flow-run.*"})
+    start = RunDeployment(source="selected", deployment_id=deployment, parameters=None, job_variables=None)
     return [
         AutomationCore(
             name=silent,
-            description="A run of this recording that sends no heartbeat any more is marked as crashed.",
+            description="A run of this recording without a heartbeat is marked as crashed and followed by a new one.",
             trigger=EventTrigger(
                 match=any_run,
                 match_related=related,
@@ -108,19 +115,22 @@ def automations(serial: str, deployment: UUID) -> list[AutomationCore]:
                 threshold=1,
                 within=timedelta(seconds=SILENT_SECONDS),
             ),
-            actions=[ChangeFlowRunState(name=None, state=StateType.CRASHED, message="No sign of life any more.", force=False)],
+            actions=[
+                ChangeFlowRunState(name=None, state=StateType.CRASHED, message=SILENT_MESSAGE, force=False),
+                start,
+            ],
         ),
         AutomationCore(
             name=again,
             description="A run of this recording that crashed or failed is followed by a new one, which adopts the listener.",
             trigger=EventTrigger(
-                match=any_run,
+                match=ResourceSpecification(root={**any_run.root, "prefect.state-message": f"!{SILENT_MESSAGE}"}),
                 match_related=related,
                 expect={"prefect.flow-run.Crashed", "prefect.flow-run.Failed"},
                 posture=Posture.Reactive,
                 threshold=1,
             ),
-            actions=[RunDeployment(source="selected", deployment_id=deployment, parameters=None, job_variables=None)],
+            actions=[start],
         ),
     ]
 

@@ -25,7 +25,7 @@ from linac.capture.status import told_interruptions
 from linac.errors import LinacError
 from tasks.archiving import ROUND_SECONDS, Archiving
 from tasks.live import News, Rate, beat, today_of
-from tasks.provision import asked_once, state_type_of
+from tasks.provision import asked_once, cancel, ensure_capture, state_type_of, unfinished_runs
 from tasks.queryable import Queryable
 from tasks.reports import artifact_key, table
 
@@ -95,7 +95,14 @@ def follow(linac: Linac, claim: Follower) -> State[None]:
         return Cancelled(message="Recording was stopped in order." if not follower.left else follower.left)
     if ended is None:
         return Completed(message=f"Linac {linac.serial} is recorded by another run by now; this one is not needed.")
+    if ended in (StateType.CRASHED, StateType.FAILED) and claim.mine:
+        follower.hand_on()
     return Completed(message="This run was ended from outside; the listener goes on recording.")
+
+
+def cancelled_meanwhile() -> bool:
+    """Whether this run was cancelled, for instance while it waited for its turn."""
+    return state_type_of(UUID(str(flow_run.id))) in (StateType.CANCELLING, StateType.CANCELLED)
 
 
 class _Follower:
@@ -288,11 +295,32 @@ class _Follower:
                 self.log.error("The listener of linac %s was asked to end and has not within %s s.", serial, STOP_SECONDS)
         except LinacError as error:
             self.log.error("%s", error)
+        if self.claim.mine:
+            self.cancel_waiting()
         if not self.archiving.finish(LAST_ROUND_SECONDS):
             self.log.warning("The records share does not answer; what is not archived waits in the spool for the next run.")
         self.tell()
         self.queryable.finish(PARQUET_SECONDS)
         self.show()
+
+    def hand_on(self) -> None:
+        """Marked as ended while it lives, as after an outage of the server: see to it that a new run takes its place, whatever
+        the automations do."""
+        try:
+            with asked_once():
+                self.log.warning("This run was marked as ended. %s", ensure_capture(self.linac.serial))
+        except Exception as error:
+            self.log.warning("A new run could not be started: %s", type(error).__name__)
+
+    def cancel_waiting(self) -> None:
+        """Runs that wait for the place of this one, which was cancelled, are not to take it: nobody wants the recording."""
+        try:
+            with asked_once(), get_client(sync_client=True) as client:
+                for run in unfinished_runs(client, UUID(str(deployment.id))):
+                    if run.id != UUID(str(flow_run.id)):
+                        cancel(client, run)
+        except Exception as error:
+            self.log.warning("Other runs of this recording could not be cancelled: %s", type(error).__name__)
 
     def not_ours(self) -> str:
         """Why the listener is not to be stopped by this run, else empty."""

@@ -17,6 +17,7 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.states import Cancelled, Cancelling
 
 from blocks import Linac, Site, SmbCredentials, SshGateway, block_name, load, load_all
 from linac.errors import SetupError
@@ -120,6 +121,15 @@ def unfinished_runs(client: SyncPrefectClient, deployment: UUID) -> list[FlowRun
         flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=UNFINISHED))),
         deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment])),
     )
+
+
+def cancel(client: SyncPrefectClient, run: FlowRun) -> None:
+    """Ask a run to end. One that has not begun is ended at once: a worker that is just starting its process misses the request,
+    and nobody would answer it."""
+    if run.state is not None and run.state.type is StateType.PENDING:
+        client.set_flow_run_state(run.id, Cancelled(message="It was ended before it began."), force=True)
+    else:
+        client.set_flow_run_state(run.id, Cancelling())
 
 
 def state_type_of(run: UUID) -> StateType | None:

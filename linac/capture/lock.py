@@ -112,7 +112,8 @@ class EndpointLock:
     """
 
     def __init__(self, address: str, port: int) -> None:
-        self.name = "linac-icom-" + hashlib.sha256(f"{address.strip().lower()}:{port}".encode()).hexdigest()[:24]
+        """A host name and its IP address are one address, as far as DNS can be asked now."""
+        self.name = "linac-icom-" + hashlib.sha256(f"{_numbers(address)}:{port}".encode()).hexdigest()[:24]
         self._held: Any = None
 
     def acquire(self, wait_seconds: float = 0.0) -> bool:
@@ -152,6 +153,19 @@ class EndpointLock:
         else:
             self._held.release()
         self._held = None
+
+
+def _numbers(address: str) -> str:
+    """The IP address, in its usual form, of a host name or of an address in another form; else the text as it is."""
+    address = address.strip().lower()
+    try:
+        return socket.inet_ntoa(socket.inet_aton(address))
+    except OSError:
+        pass
+    try:
+        return socket.gethostbyname(address)
+    except (OSError, UnicodeError):
+        return address
 
 
 if sys.platform == "win32":

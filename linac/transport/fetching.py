@@ -50,7 +50,10 @@ def is_known(source: Source, local: Path) -> bool:
         return False
     if stat.st_size != source.size or abs(stat.st_mtime_ns - source.time_ns) >= SAME_TIME_NS:
         return False
-    return SETTLING.wait(local) and not _record(local).exists()
+    try:
+        return SETTLING.wait(local) and not _record(local).exists()
+    except OSError:
+        return False
 
 
 def fetch(
@@ -85,12 +88,8 @@ def fetch(
             f"{source.location} changed while it was fetched (it had {source.size} bytes, {progress.done} arrived): it is still "
             "being written. It is fetched anew at the next try."
         )
-    try:
-        if verify is not None:
-            verify(part)
-    except BaseException:
-        _forget(part, record)
-        raise
+    if verify is not None:
+        _verify(verify, part, local, record)
     with SETTLING.file(local, record, uuid.uuid4().hex):
         try:
             os.utime(part, ns=(source.time_ns, source.time_ns))
@@ -99,6 +98,17 @@ def fetch(
             if local.stat().st_size != source.size:
                 raise
             os.utime(local, ns=(source.time_ns, source.time_ns))
+
+
+def _verify(verify: Callable[[Path], None], part: Path, local: Path, record: Path) -> None:
+    """Raises what `verify` raises, and then nothing stays of what it does not take."""
+    try:
+        verify(part)
+    except Exception:
+        if part.exists() or not local.exists():
+            _forget(part, record)
+            raise
+        verify(local)  # another, who fetches the same, has put it there meanwhile
 
 
 def part_of(source: Source, local: Path) -> Path:
@@ -112,8 +122,11 @@ def _record(local: Path) -> Path:
 
 
 def is_begun(local: Path) -> bool:
-    """Whether there is something to compare with or to go on from."""
-    return local.exists() or _record(local).exists()
+    """Whether there is something to compare with or to go on from, as far as can be seen."""
+    try:
+        return local.exists() or _record(local).exists()
+    except OSError:
+        return False
 
 
 class _Progress:
@@ -139,7 +152,9 @@ class _Progress:
         with contextlib.suppress(OSError):  # then a later try begins earlier
             os.fsync(self._file.fileno())
             text = json.dumps({**asdict(self._source), "done": done})
-            self._record.write_text(text, encoding="utf-8")
+            aside = self._record.with_name(f"{self._record.name}.new")
+            aside.write_text(text, encoding="utf-8")
+            os.replace(aside, self._record)
 
     def end(self) -> None:
         self._file.flush()
@@ -156,7 +171,7 @@ class _Progress:
 
 def _kept(source: Source, part: Path, record: Path) -> int:
     """How many bytes of this very file an earlier try has left, for sure."""
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
         said = json.loads(record.read_text(encoding="utf-8"))
         done = int(said.pop("done"))
         kept = Source(**said)

@@ -72,6 +72,7 @@ class Signatures:
                 part[48:64] = bytes(16)
                 if not hmac.compare_digest(self._made(part, number, command), told):
                     raise UnsafeError("a message whose signature is not the server's")
+                part[48:64] = told  # smbprotocol wants to see that answers are signed, while it logs in to old servers
             elif status != PENDING and number != UNASKED:  # the server still works on it; or it speaks unasked
                 raise UnsafeError("a message that is not signed")
             if not following:

@@ -254,7 +254,7 @@ class SmbConnection(Connection):  # type: ignore[misc]  # smbprotocol has no typ
             self.sequence_window["high"] += more or (0 if self.supports_multi_credit else 1)
 
     def verify_signature(self, header: Any, session_id: int, force: bool = False) -> None:
-        if force or self._given.signatures is None:  # else it was checked when it arrived
+        if force or (self._given.signatures is None and self._given.cipher is None):  # else it was checked when it arrived
             super().verify_signature(header, session_id, force)
 
     def _encrypt(self, b_data: bytes, session: Session) -> bytes:

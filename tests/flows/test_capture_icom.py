@@ -184,7 +184,9 @@ def test_a_killed_run_leaves_the_listener_recording_and_the_next_run_adopts_it(l
 
 
 @pytest.mark.skipif(os.name == "nt", reason="finds the run's process by /proc")
-def test_when_run_and_worker_are_killed_a_new_run_follows_within_90_s_and_nothing_is_lost(lab: "Lab", worker: "Stack") -> None:
+def test_after_run_worker_and_server_were_killed_a_new_run_follows_within_90_s_and_nothing_is_lost(
+    lab: "Lab", worker: "Stack"
+) -> None:
     from linac.capture import control
     from linac.capture.follower import follower_of
 
@@ -194,11 +196,14 @@ def test_when_run_and_worker_are_killed_a_new_run_follows_within_90_s_and_nothin
     before = control.status(lab.spool, lab.serial)
     assert before is not None
     assert worker.worker is not None
-    worker.worker.process.kill()
-    worker.worker.process.wait()
+    assert worker.server is not None
+    for process in (worker.worker.process, worker.server.process):
+        process.kill()
+        process.wait()
     for pid in processes_of(run):
         os.kill(pid, signal.SIGKILL)
     killed = time.monotonic()
+    worker.start_server()
     worker.keep_up()
     sent = treat(lab, "TEST-0005")
     assert archived(lab) == []

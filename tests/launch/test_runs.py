@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from prefect.client.schemas.objects import StateType
 
+from blocks.linac import Service
 from launch import runs
 from launch.stack import free_port, write_json
 from linac.capture import control
@@ -52,6 +53,13 @@ class Server:
 
     def under_way(self) -> list[str]:
         return sorted(serial for serial, state in self.runs.values() if state is StateType.RUNNING)
+
+    def read_flow_runs(self, **_: object) -> list[Any]:
+        """The latest first."""
+        return [
+            SimpleNamespace(id=number, parameters={"serial": serial, "site": serial}, state=SimpleNamespace(type=state))
+            for number, (serial, state) in sorted(self.runs.items(), reverse=True)
+        ]
 
     def set_flow_run_state(self, run: int, _state: object, force: bool) -> None:
         with self.step():
@@ -92,7 +100,11 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     monkeypatch.setattr(runs, "get_client", lambda sync_client: contextlib.nullcontext(server))
     monkeypatch.setattr(runs, "under_way", under_way)
     monkeypatch.setattr(runs, "ensure_capture", server.ensure)
-    monkeypatch.setattr(runs, "linacs_in_service", lambda: [SimpleNamespace(serial=serial) for serial in server.in_service])
+    monkeypatch.setattr(
+        runs,
+        "linacs_in_service",
+        lambda: [SimpleNamespace(serial=serial, service=Service.WORKER) for serial in server.in_service],
+    )
     monkeypatch.setattr(runs, "write_json", write)
     monkeypatch.setattr(Path, "unlink", remove)
     return server
@@ -128,6 +140,18 @@ def test_what_was_cancelled_by_hand_stays_cancelled(server: Server, tmp_path: Pa
     server.cancel_all()
     stop(server, path)
     assert start(server, path) == []
+
+
+def test_a_run_that_crashed_before_the_start_is_followed_unless_a_later_one_was_cancelled(server: Server, tmp_path: Path) -> None:
+    """As after a power cut, when the automation marks the silent run before `serve` gets to it."""
+    server.runs = {
+        1: ("A", StateType.CRASHED),
+        2: ("B", StateType.CRASHED),
+        3: ("B", StateType.CANCELLED),
+        4: ("C", StateType.FAILED),
+    }
+    assert start(server, tmp_path / "captures.json") == ["icom-capture/A was started.", "icom-capture/C was started."]
+    assert server.under_way() == ["A", "C"]
 
 
 @pytest.mark.parametrize("what", ["start", "stop", "stop then start", "start cut by Ctrl-C, then stop"])
@@ -212,10 +236,10 @@ def started_by_hand(serial: str, address: tuple[str, int], folder: Path) -> Iter
         str(folder / "spool"),
     ]
     process = subprocess.Popen([sys.executable, "-m", "linac.icom", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    theirs: Any = SimpleNamespace(serial=serial, site=SimpleNamespace(spool=str(folder / "spool")))
+    theirs: Any = SimpleNamespace(serial=serial, spool=str(folder / "spool"))
     try:
         until = time.monotonic() + 30
-        while not control.is_running(theirs.site.spool, serial):
+        while not control.is_running(theirs.spool, serial):
             assert time.monotonic() < until
             assert process.poll() is None
             time.sleep(0.1)
@@ -227,21 +251,21 @@ def started_by_hand(serial: str, address: tuple[str, int], folder: Path) -> Iter
 
 def test_a_listener_that_is_left_is_ended_and_one_that_cannot_be_asked_is_told(tmp_path: Path) -> None:
     serial, closed = "4299", "127.0.0.1"
-    left: Any = SimpleNamespace(serial=serial, site=SimpleNamespace(spool=str(tmp_path / "spool")))
-    elsewhere: Any = SimpleNamespace(serial="5000", site=SimpleNamespace(spool=str(tmp_path / "not on this computer")))
-    control.start(serial, closed, free_port(), left.site.spool)
+    left: Any = SimpleNamespace(serial=serial, spool=str(tmp_path / "spool"))
+    elsewhere: Any = SimpleNamespace(serial="5000", spool=str(tmp_path / "not on this computer"))
+    control.start(serial, closed, free_port(), left.spool)
     said: list[str] = []
     try:
         assert runs.end_listeners([elsewhere, left], said.append)
         assert said == ["Ending the listener of linac 4299..."]
-        assert not control.is_running(left.site.spool, serial)
+        assert not control.is_running(left.spool, serial)
     finally:
-        control.stop(left.site.spool, serial)
+        control.stop(left.spool, serial)
     assert not (tmp_path / "not on this computer").exists()
     with SimulatedLinac(serial) as linac, started_by_hand(serial, linac.address, tmp_path / "hand") as theirs:
         assert runs.end_listeners([theirs], said.append)
-        assert control.is_running(theirs.site.spool, serial), "a command's listener is not for serve to end"
-    unfit: Any = SimpleNamespace(serial="../x", site=left.site)
+        assert control.is_running(theirs.spool, serial), "a command's listener is not for serve to end"
+    unfit: Any = SimpleNamespace(serial="../x", spool=left.spool)
     assert not runs.end_listeners([unfit], said.append)
     assert "cannot name a folder" in said[-1]
 

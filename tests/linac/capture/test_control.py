@@ -240,3 +240,20 @@ def test_a_share_that_hangs_delays_neither_linac_nor_journal(
     ending.set()
     thread.join()
     assert [each.messages for each in done] == [30, 60]
+
+
+@pytest.mark.parametrize("other", ["127.1", " 127.0.0.1 ", "localhost", "LOCALHOST"])
+def test_one_linac_by_two_names_is_one_endpoint(other: str) -> None:
+    if "." not in other and socket.gethostbyname(other) != "127.0.0.1":
+        pytest.skip("this computer's localhost is another")
+    first, second = EndpointLock("127.0.0.1", 4299), EndpointLock(other, 4299)
+    assert first.name == second.name
+    assert first.acquire()
+    assert not second.acquire()
+    first.release()
+    assert second.acquire()
+    second.release()
+
+
+def test_what_no_dns_knows_is_an_endpoint_of_its_own() -> None:
+    assert EndpointLock("no such host", 1).name == EndpointLock("No such host ", 1).name != EndpointLock("127.0.0.1", 1).name

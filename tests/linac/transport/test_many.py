@@ -93,6 +93,16 @@ def test_a_file_that_does_not_pass_is_thrown_away_alone(folder: Folder, contents
     assert len(list((tmp_path / "to").iterdir())) == len(contents) - 1
 
 
+def test_a_place_that_the_local_disk_does_not_take_does_not_stop_the_others(
+    folder: Folder, contents: dict[str, bytes], tmp_path: Path
+) -> None:
+    first, second, third, *_ = contents
+    places = {first: tmp_path / "1.trf", second: tmp_path / ("x" * 300), third: tmp_path / "3.trf"}
+    found = dict(folder.fetch_many(places.items()))
+    assert (found[first], found[third]) == (True, True)
+    assert isinstance(found[second], StorageError)
+
+
 def test_reading_gives_what_reading_one_by_one_gives(folder: Folder, contents: dict[str, bytes]) -> None:
     assert dict(folder.read_many(iter(contents))) == {name: folder.read(name) for name in contents} == contents
     assert list(folder.read_many([])) == []

@@ -585,7 +585,16 @@ def test_what_is_not_encrypted_or_not_signed_is_not_believed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "encrypted"), [("", True), ("server smb encrypt = off", False), ("server max protocol = SMB2_10", False)]
+    ("settings", "encrypted"),
+    [
+        ("", True),
+        ("server smb encrypt = off", False),
+        ("server max protocol = SMB3_02", True),
+        ("server max protocol = SMB3_00", True),
+        ("server max protocol = SMB3_02\nserver smb encrypt = off", False),
+        ("server max protocol = SMB2_10", False),
+        ("server max protocol = SMB2_02", False),
+    ],
 )
 def test_messages_are_encrypted_where_the_server_can_and_signed_always(
     settings: str, encrypted: bool, tmp_path: Path, big: Path
