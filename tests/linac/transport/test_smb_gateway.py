@@ -12,6 +12,7 @@ import pytest
 from linac.errors import LinacError, UnreachableError
 from linac.simulator.samba import Samba
 from linac.transport import AwayError, connect, smb, ssh_link
+from linac.transport.settling import SETTLING
 from linac.transport.smb import SmbFolder
 from linac.transport.ssh import Gateway
 from linac.transport.ssh_errors import HostKeyChangedError
@@ -117,6 +118,7 @@ def test_in_mid_transfer(trouble: Any, behind: Callable[[], SmbFolder], big: Pat
     ends()
     assert folder.fetch("a.zip", tmp_path / "a.zip")
     assert (tmp_path / "a.zip").read_bytes() == big.read_bytes()
+    assert SETTLING.wait()
     assert [path.name for path in tmp_path.glob("a.zip*")] == ["a.zip"]
 
     meddle(folder, "begin", 6, happens)
