@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from linac.errors import LinacError, UnreachableError
+from linac.errors import LinacError
 from linac.simulator.samba import Samba
 from linac.transport import AwayError, connect, smb, ssh_link
 from linac.transport.smb import SmbFolder
@@ -99,7 +99,7 @@ def meddle(folder: SmbFolder, method: str, after: int, happens: Callable[[], obj
 def blamed(work: Callable[[], object]) -> None:
     """It fails in time, and by its error an operator looks at the gateway, not at the server."""
     began = time.monotonic()
-    with pytest.raises(UnreachableError, match=r"[Tt]he gateway 127") as caught:
+    with pytest.raises(AwayError, match=r"[Tt]he gateway 127") as caught:
         work()
     assert time.monotonic() - began < BOUND
     assert isinstance(caught.value, LinacError)
