@@ -74,10 +74,11 @@ class TestLocalFolder:
 
     def test_anothers_file_that_took_its_place_meanwhile_stays(self, folder: LocalFolder) -> None:
         path = folder.path / "lease.json"
-        file = path.open("xb")
-        folder.write("lease.json", b"another's")
-        with no_room(), pytest.raises(OSError, match="large"):
-            paths_module._fill(file, b"y" * 300, path)
+        with no_room():
+            file = path.open("xb")
+            folder.write("lease.json", b"another's")
+            with pytest.raises(OSError, match="large"):
+                paths_module._fill(file, b"y" * 300, path)
         assert path.read_bytes() == b"another's"
 
     def test_replacing_is_tried_again_while_somebody_has_the_target_open(
