@@ -12,6 +12,7 @@ import pytest
 from linac.errors import LinacError
 from linac.simulator.samba import Samba
 from linac.transport import AwayError, connect, smb, ssh_link
+from linac.transport.settling import SETTLING
 from linac.transport.smb import SmbFolder
 from linac.transport.ssh import Gateway
 from linac.transport.ssh_errors import HostKeyChangedError
@@ -117,6 +118,7 @@ def test_in_mid_transfer(trouble: Any, behind: Callable[[], SmbFolder], big: Pat
     ends()
     assert folder.fetch("a.zip", tmp_path / "a.zip")
     assert (tmp_path / "a.zip").read_bytes() == big.read_bytes()
+    assert SETTLING.wait()
     assert [path.name for path in tmp_path.glob("a.zip*")] == ["a.zip"]
 
     meddle(folder, "begin", 6, happens)
@@ -126,6 +128,17 @@ def test_in_mid_transfer(trouble: Any, behind: Callable[[], SmbFolder], big: Pat
     assert [entry.name for entry in folder.list()] == ["a.zip"]
     folder.store(big, "b.zip")
     assert folder.read("b.zip") == big.read_bytes()
+
+
+def test_a_gateway_that_stays_away_is_told_the_same_at_each_try(behind: Callable[[], SmbFolder], gate: "SshServer") -> None:
+    folder = behind()
+    folder.write("a", b"1")
+    gate.kill()
+    for _ in range(4):
+        blamed(lambda: folder.write("a", b"2"))
+    gate.start()
+    folder.write("a", b"3")
+    assert folder.read("a") == b"3"
 
 
 def test_a_server_that_fails_behind_a_healthy_gateway_is_told_as_the_server(
