@@ -70,7 +70,8 @@ class SshGateway(OneSchema, Block):
         title="Host key",
         description=(
             "Public key of the gateway, for example 'ssh-ed25519 AAAAC3Nz...'; whoever shows another key is refused. "
-            "`python -m linac.transport key HOST --port PORT` prints it for you to confirm."
+            "`.venv/bin/python -m linac.transport key HOST --port PORT` (on Windows `.venv\\Scripts\\python`) prints it for you "
+            "to confirm."
         ),
     )
 

@@ -1,6 +1,7 @@
 """A folder that flows read or write, and how to reach it."""
 
 import contextlib
+import re
 import uuid
 from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
@@ -65,6 +66,8 @@ class Share(OneSchema, Block):
         path = path.strip().strip('"').strip()
         if not path:
             raise ValueError(r"Give a folder, as in 'D:\physics\records' or '\\server\share\folder'.")
+        if re.fullmatch(r"[\\/]{2}[^\\/]+[\\/]*", path):
+            raise ValueError(rf"{path!r} names a server but no share. Give both, as in '\\server\share\folder'.")
         if not Path(path).is_absolute() and not PureWindowsPath(path).is_absolute():
             raise ValueError(
                 rf"{path!r} would depend on where a worker happens to run. Give the whole path, as in 'D:\physics\records', "
@@ -90,15 +93,15 @@ class Share(OneSchema, Block):
         With `write` it also writes, replaces and removes a small file, as the records need it; without, it changes nothing.
         """
         lines: list[Line] = []
-        unc = split_unc(self.path)
-        if self.gateway is not None and unc is not None:
-            for text in self.gateway.check(unc[0], self.port):
-                state, _, seen = text.partition(": ")
-                lines.append(Line(f"Gateway {self.gateway.host}", state == "ok", seen))
-                if state != "ok":
-                    return lines
         doing = f"Opening {self.path}"
         try:
+            unc = split_unc(self.path)
+            if self.gateway is not None and unc is not None:
+                for text in self.gateway.check(unc[0], self.port):
+                    state, _, seen = text.partition(": ")
+                    lines.append(Line(f"Gateway {self.gateway.host}", state == "ok", seen))
+                    if state != "ok":
+                        return lines
             with self.connect() as folder:
                 folder.check()
                 lines.append(Line(doing, True, self._opened_as()))

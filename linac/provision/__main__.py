@@ -257,7 +257,10 @@ def _add_push(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         help="the account there: an administrator of Windows; root, or one that may use sudo without a password",
     )
     command.add_argument(
-        "--host-key", required=True, metavar="KEY", help="its public host key, as `python -m linac.transport key HOST` shows it"
+        "--host-key",
+        required=True,
+        metavar="KEY",
+        help="its public host key, as `.venv/bin/python -m linac.transport key HOST` shows it",
     )
     command.add_argument("--key-file", metavar="FILE", help="the private key to log in with; else the SSH agent is asked")
     command.add_argument("--python-embed", metavar="ZIP", help="Windows: Python's embeddable zip from python.org, 3.11 or newer")

@@ -68,9 +68,9 @@ def connect(
     gateway are given; otherwise by SMB right from here, on any system. `timeout`: seconds without a sign of life of the server
     after which it counts as hung. Nothing is connected yet: the first use does that.
 
-    Raises `SetupError` for a relative path (it would depend on where a worker happens to run), for a gateway or credentials
-    with a local path, for a UNC path without credentials where the operating system cannot open it by itself, and for a path,
-    a port or a timeout that cannot be.
+    Raises `SetupError` for a relative path (it would depend on where a worker happens to run), for a path of Windows on another
+    system, for a gateway or credentials with a local path, for a UNC path without credentials where the operating system cannot
+    open it by itself, and for a path, a port or a timeout that cannot be.
     """
     text = os.fspath(path)
     check_numbers(port, timeout)
@@ -83,6 +83,11 @@ def connect(
             raise SetupError(rf"The path {text!r} names a server but no share. Write it as in '\\server\share\folder'.")
         if not Path(text).is_absolute() and not PureWindowsPath(text).is_absolute():
             raise SetupError(f"The folder {text!r} is not an absolute path. Give it from the root or the drive letter on.")
+        if os.name != "nt" and not Path(text).is_absolute():
+            raise SetupError(
+                f"{text} is a path of Windows, and this computer does not run Windows. Give the folder's path on this computer, "
+                r"as in '/srv/records', or that of the share, as in '\\server\share\folder'."
+            )
         if gateway is not None or credentials is not None or port != SMB_PORT:
             raise SetupError(
                 f"{text} is a folder of this computer, so credentials, a port or a gateway mean nothing for it. Leave them "

@@ -166,7 +166,8 @@ class Folder(ABC):
     @abstractmethod
     def create(self, name: str, data: bytes) -> bool:
         """Make a file holding `data` unless there is one of that name, and say whether it was made: of several who try at the
-        same time, one makes it. It is exclusive, not whole: power cut in between leaves a file with less in it.
+        same time, one makes it. It is exclusive, not whole: power cut in between leaves a file with less in it. What fails for
+        want of space is removed again, so that the next try does not find it there.
         """
 
     @abstractmethod
@@ -428,8 +429,8 @@ class LocalFolder(Folder):
         with self._explained("make", name):
             for last_try in (*[False] * CREATE_TRIES, True):
                 try:
-                    with self._in_folder(path, lambda: path.open("xb")) as file:
-                        file.write(data)
+                    file = self._in_folder(path, lambda: path.open("xb"))
+                    _fill(file, data, path)
                     return True
                 except FileExistsError:
                     return False
@@ -481,6 +482,19 @@ def _why(error: OSError) -> str:
     if error.errno == errno.ENOSPC:
         return "the disk or share is full. Free some space; the next run continues where this one stopped."
     return f"{error.strerror or error}. Check that the disk or share is reachable, then try again."
+
+
+def _fill(file: IO[bytes], data: bytes, path: Path) -> None:
+    """Write a file just made at `path`, and close it. If that fails it is removed again, unless it is another's by then."""
+    made = os.fstat(file.fileno())
+    try:
+        with file:
+            file.write(data)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            if os.path.samestat(made, path.stat()):
+                path.unlink()
+        raise
 
 
 def _copy_whole(source: Path, target: Path) -> None:

@@ -103,7 +103,10 @@ class _Links:
         with self._lock:
             if self._way is None:
                 way = self._gateway.forward(self.where.server, self.where.port)
-                self._address = way.__enter__()
+                try:
+                    self._address = way.__enter__()
+                except UnreachableError as trouble:  # whoever wants the share sees that it is away, whatever stands before it
+                    raise AwayError(str(trouble)) from trouble
                 self._way = way
             return self._address
 
@@ -381,15 +384,8 @@ class SmbFolder(Folder):
         target = self._file(name)
         part = f"{target}{ASIDE}{uuid.uuid4().hex[:8]}"
         with self._link("write", name) as link:
-            opened = self._with_folders(link, name, lambda: self._begin_part(link, part, pieces, size, durable))
+            opened = self._with_folders(link, name, lambda: self._new_file(link, part, name, pieces, size, durable))
             try:
-                written = size
-                if size > link.write_chunk:
-                    written = link.write_from(opened.handle, pieces(link.write_chunk))
-                    if durable:
-                        link.call(messages.flush(opened.handle))
-                if written != size:
-                    raise StorageError(f"{self._shown(name)} was not stored: its source changed meanwhile. Try again.")
                 if time_ns is not None:
                     link.call(messages.set_time(messages.from_ns(time_ns), opened.handle))
                 self._rename(link, opened.handle, target)
@@ -398,12 +394,28 @@ class SmbFolder(Folder):
                 raise
             link.close_soon(opened.handle)
 
-    def _begin_part(
-        self, link: Link, part: str, pieces: Callable[[int], Iterator[bytes]], size: int, durable: bool
+    def _new_file(
+        self, link: Link, path: str, name: str, pieces: Callable[[int], Iterator[bytes]], size: int, durable: bool = True
+    ) -> messages.Opened:
+        """Make a file with its content, and leave it open. What fails leaves nothing if the server still answers."""
+        opened = self._begin_file(link, path, pieces, size, durable)
+        if size > link.write_chunk:
+            try:
+                if link.write_from(opened.handle, pieces(link.write_chunk)) != size:
+                    raise StorageError(f"{self._shown(name)} was not stored: its source changed meanwhile. Try again.")
+                if durable:
+                    link.call(messages.flush(opened.handle))
+            except BaseException:
+                _throw_away(link, opened.handle)
+                raise
+        return opened
+
+    def _begin_file(
+        self, link: Link, path: str, pieces: Callable[[int], Iterator[bytes]], size: int, durable: bool
     ) -> messages.Opened:
         """Make the file to write to; a small one gets its content in the same go."""
         rights = messages.READ_ATTRIBUTES | messages.WRITE_DATA | messages.WRITE_ATTRIBUTES | messages.DELETE
-        make = messages.open_file(part, rights, if_there=messages.CREATE, options=messages.A_FILE)
+        make = messages.open_file(path, rights, if_there=messages.CREATE, options=messages.A_FILE)
         if size > link.write_chunk:
             return messages.opened(link.call(make))
         chained = [make]
@@ -446,21 +458,20 @@ class SmbFolder(Folder):
                     raise
 
     def create(self, name: str, data: bytes) -> bool:
-        rights = messages.READ_ATTRIBUTES | messages.WRITE_DATA
-        make = messages.open_file(self._file(name), rights, if_there=messages.CREATE, options=messages.A_FILE)
+        path = self._file(name)
+
+        def pieces(chunk: int) -> Iterator[bytes]:
+            return _pieces(io.BytesIO(data), chunk)
+
         with self._link("make", name) as link:
-
-            def chain() -> bool:
-                content = [messages.write(0, data)] if data else []
-                try:
-                    _answers(link.chain(make, *content, messages.flush(), messages.close()))
-                except StatusError as error:
-                    if error.status in smb_errors.EXISTS:
-                        return False
-                    raise
-                return True
-
-            return self._with_folders(link, name, chain)
+            try:
+                opened = self._with_folders(link, name, lambda: self._new_file(link, path, name, pieces, len(data)))
+            except StatusError as error:
+                if error.status in smb_errors.EXISTS:
+                    return False
+                raise
+            link.close_soon(opened.handle)
+        return True
 
     def make(self, name: str = "") -> None:
         with self._link("make", name) as link:

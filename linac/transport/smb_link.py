@@ -53,6 +53,9 @@ IDLE_SECONDS = 30.0
 
 IDLE_ANSWER_SECONDS = 5.0
 
+LOGIN_TIMEOUTS = 4
+"""A login takes no longer than so many times the timeout: a server that gives a byte now and then is never silent."""
+
 
 class Link:
     """A share of a server, logged in. Raises `SetupError`, `PeerError` and `AwayError` where that does not succeed."""
@@ -79,7 +82,8 @@ class Link:
         self._wire = Wire(sock, timeout)
         self._connection = SmbConnection(self._wire, where.server, where.port, timeout)
         try:
-            self._log_in(credentials)
+            with self._bounded(LOGIN_TIMEOUTS * timeout):
+                self._log_in(credentials)
         except AwayError as error:
             self.tear_down()
             raise lost(error) from error.__cause__
@@ -87,6 +91,27 @@ class Link:
             self.tear_down()
             raise
         self.used = time.monotonic()
+
+    @contextlib.contextmanager
+    def _bounded(self, seconds: float) -> Iterator[None]:
+        """Shut the socket down after so long, which ends whatever waits."""
+        over = threading.Event()
+
+        def end() -> None:
+            over.set()
+            self._wire.close()
+
+        timer = threading.Timer(seconds, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except LinacError as error:
+            if not over.is_set():
+                raise
+            raise smb_errors.hung(self.where, seconds) from error
+        finally:
+            timer.cancel()
 
     def _log_in(self, credentials: Credentials | None) -> None:
         where = self.where

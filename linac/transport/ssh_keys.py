@@ -67,8 +67,8 @@ def host_keys(text: str) -> tuple[HostKey, ...]:
                 break
     if not found:
         raise SetupError(
-            "The host key cannot be read: it looks like 'ssh-ed25519 AAAAC3Nz...'. `python -m linac.transport key HOST "
-            "--port PORT` prints the gateway's; copy the whole line."
+            "The host key cannot be read: it looks like 'ssh-ed25519 AAAAC3Nz...'. `.venv/bin/python -m linac.transport key HOST "
+            "--port PORT` (on Windows `.venv\\Scripts\\python`) prints the gateway's; copy the whole line."
         )
     return tuple(found)
 

@@ -292,8 +292,8 @@ class Link:
             f"The gateway {self.name} shows another host key than its SSH gateway block holds: {shown.kind} "
             f"{shown.fingerprint}, expected was {expected}. Nothing was sent to it. Was it installed anew? Ask whoever runs "
             "it to read its fingerprint out (`ssh-keygen -lf` on its /etc/ssh/*.pub). If it is the one shown here, put the "
-            "line that `python -m linac.transport key` prints into the block; if not, somebody stands in between: tell "
-            "hospital IT."
+            "line that `.venv/bin/python -m linac.transport key HOST` (on Windows `.venv\\Scripts\\python`) prints into the "
+            "block; if not, somebody stands in between: tell hospital IT."
         )
 
     def _login(self, keys: Keys, timeout: float) -> None:

@@ -6,7 +6,7 @@ reach something here. While the gateway is away nobody listens, so whoever conne
 A remote forward listens where it was asked to, or not at all. Servers do not say where they listen: with OpenSSH's
 `GatewayPorts no` every request ends up on the loopback address, with `yes` on all addresses, whatever was asked. So each new
 one is tried from the gateway's own side, with a secret word that must arrive here by the address that was asked for, and must
-not by another.
+not by another. Where the gateway forbids that, a forward for its loopback address is tried from this side: it must not answer.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -307,36 +307,39 @@ class Tunnels:
             wanted, unwanted = ("::1" if host == "::1" else "127.0.0.1"), OTHER_LOOPBACK
         else:
             wanted, unwanted = host, "127.0.0.1"
-        try:
-            if unwanted is not None and self._arrives(link, (unwanted, port)):
-                raise ListenRefusedError(
-                    f"The gateway {link.name} was asked to listen on {asked} only, and listens on all its addresses. The "
-                    "forward was taken back. Ask its administrator to set `GatewayPorts clientspecified` in sshd_config "
-                    "(with `yes` it ignores what is asked)."
-                )
-            if not self._arrives(link, (wanted, port)):
-                raise ListenRefusedError(
-                    f"The gateway {link.name} was asked to listen on {asked}, and what connects there does not arrive here. "
-                    "Either its sshd_config says `GatewayPorts no`, so that it listens on its loopback address alone (ask "
-                    "its administrator for `clientspecified`), or another program has the port there. The forward was taken "
-                    "back."
-                )
-        except ForwardProhibitedError:
+        elsewhere = self._arrives(link, (unwanted, port)) if unwanted is not None else False
+        there = self._arrives(link, (wanted, port))
+        if there is False:
+            raise ListenRefusedError(
+                f"The gateway {link.name} was asked to listen on {asked}, and what connects there does not arrive here. "
+                "Either its sshd_config says `GatewayPorts no`, so that it listens on its loopback address alone (ask "
+                "its administrator for `clientspecified`), or another program has the port there. The forward was taken "
+                "back."
+            )
+        if elsewhere is None and (host in LOOPBACK or host.startswith("127.")):
+            elsewhere = self._arrives_from_here(link, forward) or None
+        if elsewhere:
+            raise ListenRefusedError(
+                f"The gateway {link.name} was asked to listen on {asked} only, and listens on all its addresses. The "
+                "forward was taken back. Ask its administrator to set `GatewayPorts clientspecified` in sshd_config "
+                "(with `yes` it ignores what is asked)."
+            )
+        if elsewhere is None or there is None:
             return (
                 "Where the gateway listens could not be verified: it does not let this account look (PermitOpen). Have its "
                 f"administrator check that it is {asked} (`ss -ltn`)."
             )
         return ""
 
-    def _arrives(self, link: Link, address: Address) -> bool:
-        """Whether a connection from the gateway to that address arrives here."""
-        word, arrived = secrets.token_bytes(16), threading.Event()
-        self._words[word] = arrived
-        try:
-            channel = link.open(address, TARGET_SECONDS)
-        except TargetRefusedError:
-            return False
-        else:
+    def _arrives(self, link: Link, address: Address) -> bool | None:
+        """Whether a connection from the gateway to that address arrives here; None where the gateway forbids to try."""
+        with self._word() as (word, arrived):
+            try:
+                channel = link.open(address, TARGET_SECONDS)
+            except TargetRefusedError:
+                return False
+            except ForwardProhibitedError:
+                return None
             try:
                 channel.sendall(word)
                 return arrived.wait(ARRIVE_SECONDS)
@@ -344,6 +347,27 @@ class Tunnels:
                 return False
             finally:
                 _close(channel)
+
+    def _arrives_from_here(self, link: Link, forward: Forward) -> bool:
+        """Whether a connection from this computer arrives here, by the gateway's address or, where the gateway is this computer,
+        by another of its own than was asked for."""
+        host, port = forward.listen
+        with self._word() as (word, arrived), contextlib.suppress(OSError):
+            address = str(link.wire.getpeername()[0])
+            if address == "::1" or address.startswith("127."):
+                address = "127.0.0.1" if host == OTHER_LOOPBACK else OTHER_LOOPBACK
+            with socket.create_connection((address, port), ARRIVE_SECONDS) as sock:
+                sock.sendall(word)
+                return arrived.wait(ARRIVE_SECONDS)
+        return False
+
+    @contextlib.contextmanager
+    def _word(self) -> Iterator[tuple[bytes, threading.Event]]:
+        """A secret word, and what is set once it has come through a forward."""
+        word, arrived = secrets.token_bytes(16), threading.Event()
+        self._words[word] = arrived
+        try:
+            yield word, arrived
         finally:
             del self._words[word]
 

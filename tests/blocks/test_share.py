@@ -27,6 +27,11 @@ class TestPath:
     def test_whole_paths_are_taken(self, path: str) -> None:
         assert Share(path=path).path == path.strip(' "')
 
+    @pytest.mark.parametrize("path", [r"\\nss", "\\\\nss\\", "//nss", "//nss/"])
+    def test_a_server_without_a_share_is_told_as_that(self, path: str) -> None:
+        with pytest.raises(ValidationError, match="names a server but no share"):
+            Share(path=path)
+
     def test_a_local_folder_with_credentials_is_a_mistake(self, tmp_path: Path) -> None:
         credentials = SmbCredentials(username="a", password=SecretStr("b"))
         with pytest.raises(SetupError, match="Leave them out"):
@@ -107,6 +112,13 @@ class TestCheck:
         (line,) = Share(path=str(tmp_path / "gone")).check(write=True)
         assert "not there" in line.seen
         assert not (tmp_path / "gone").exists()
+
+    @pytest.mark.parametrize("gateway", [None, SshGateway(host="gate", username="tunnel", host_key="ssh-ed25519 A")])
+    def test_a_path_that_leads_out_of_its_share_is_a_line_of_trouble(self, gateway: SshGateway | None) -> None:
+        credentials = SmbCredentials(username="a", password=SecretStr("b"))
+        (line,) = Share(path=r"\\nss\Backup\..\x", credentials=credentials, gateway=gateway).check()
+        assert not line.ok
+        assert "holds '..'" in line.seen
 
     def test_trouble_with_the_gateway_ends_the_check(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(SshGateway, "check", lambda *_: ["ok: it answers.", "trouble: it shows another host key."])

@@ -14,10 +14,15 @@ from linac.transport import Folder, connect
 
 
 @pytest.fixture
-def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Samba]:
-    """An smbd for one test alone, which may kill or stop it."""
+def needs_samba() -> None:
+    """For tests that start an smbd."""
     if not is_installed():
         pytest.skip("Samba's server is not installed (apt-get install --no-install-recommends samba)")
+
+
+@pytest.fixture
+def own_server(needs_samba: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Samba]:
+    """An smbd for one test alone, which may kill or stop it."""
     with Samba(tmp_path_factory.mktemp("own"), {"Backup": False, "physics": True}) as server:
         yield server
 

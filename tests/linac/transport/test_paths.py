@@ -1,8 +1,10 @@
 """What local folders alone can show, and which kind of folder a path means."""
 
+import contextlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,21 @@ from linac.transport.paths import extended_path, split_name
 @pytest.fixture
 def folder(tmp_path: Path) -> LocalFolder:
     return LocalFolder(tmp_path / "Physik Räume").make_root()
+
+
+@contextlib.contextmanager
+def no_room() -> Iterator[None]:
+    """No file gets more than 100 bytes."""
+    if sys.platform == "win32":
+        pytest.skip("Windows cannot limit the size of files")
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 class TestNames:
@@ -45,6 +62,24 @@ class TestLocalFolder:
             folder.write("status.json", b"new")
         assert folder.read("status.json") == b"old"
         assert [path.name for path in folder.path.iterdir()] == ["status.json"]
+
+    def test_a_file_made_where_its_content_has_no_room_is_taken_away_again(self, folder: LocalFolder) -> None:
+        with no_room(), pytest.raises(StorageError, match="Could not make"):
+            folder.create("lease.json", b"y" * 300)
+        assert list(folder.path.iterdir()) == []
+        assert folder.create("lease.json", b"y" * 300)
+        with no_room():
+            assert not folder.create("lease.json", b"z" * 300)
+        assert folder.read("lease.json") == b"y" * 300
+
+    def test_anothers_file_that_took_its_place_meanwhile_stays(self, folder: LocalFolder) -> None:
+        path = folder.path / "lease.json"
+        with no_room():
+            file = path.open("xb")
+            folder.write("lease.json", b"another's")
+            with pytest.raises(OSError, match="large"):
+                paths_module._fill(file, b"y" * 300, path)
+        assert path.read_bytes() == b"another's"
 
     def test_replacing_is_tried_again_while_somebody_has_the_target_open(
         self, folder: LocalFolder, monkeypatch: pytest.MonkeyPatch
@@ -88,6 +123,16 @@ class TestConnect:
     def test_a_unc_path_that_the_system_cannot_open_is_refused_with_advice(self, path: str) -> None:
         with pytest.raises(SetupError, match="mount the share"):
             connect(path)
+
+    @pytest.mark.skipif(os.name == "nt", reason="there they are what they say")
+    @pytest.mark.parametrize("path", [r"D:\physics\records", "D:/physics/records", r"\\?\C:\x", r"\\?\UNC\nss\Backup"])
+    def test_a_path_of_windows_is_not_made_into_a_folder_elsewhere(
+        self, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(SetupError, match="is a path of Windows, and this computer does not run Windows"):
+            connect(path).make_root()
+        assert list(tmp_path.iterdir()) == []
 
     def test_an_absolute_path_is_a_folder(self, tmp_path: Path) -> None:
         with connect(tmp_path) as folder:

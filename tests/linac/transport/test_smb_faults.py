@@ -62,6 +62,7 @@ class TestRefusals:
         with bounded(StorageError, r"Could not list .*physics\\gone: it is not there"):
             dial("physics", "gone").check()
 
+    @pytest.mark.usefixtures("needs_samba")
     def test_a_share_that_the_account_may_not_open(self, tmp_path: Path) -> None:
         with (
             Samba(tmp_path, {"secret": True}, more={"secret": "valid users = somebody"}) as server,
@@ -111,6 +112,14 @@ class TestRefusals:
         ):
             folder.check()
 
+    def test_a_service_that_gives_a_byte_now_and_then(self) -> None:
+        with (
+            trickling() as port,
+            connect(r"\\127.0.0.1\physics", credentials(), port=port, timeout=0.5) as folder,
+            bounded(AwayError, "did not answer for 2 s"),
+        ):
+            folder.check()
+
     def test_a_service_that_takes_connections_and_is_silent(self) -> None:
         with (
             talking(None) as port,
@@ -146,6 +155,28 @@ def talking(says: bytes | None) -> Iterator[int]:
         yield server.getsockname()[1]
     for peer in kept:
         peer.close()
+
+
+@contextlib.contextmanager
+def trickling() -> Iterator[int]:
+    """A server that answers whoever asks byte by byte, and never to the end."""
+    over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                peer, _ = server.accept()
+                with peer:
+                    peer.recv(4096)
+                    peer.sendall(b"\0\0\1\0\xfeSMB")
+                    while not over.wait(0.1):
+                        peer.sendall(b"\0")
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield server.getsockname()[1]
+        over.set()
+    thread.join(5)
 
 
 class TestInMidTransfer:
@@ -366,7 +397,7 @@ def exclusively(folder: SmbFolder, name: str) -> Callable[[], None]:
 
 class TestFull:
     @pytest.fixture
-    def full(self, tmp_path: Path) -> Iterator[tuple[Folder, Path]]:
+    def full(self, needs_samba: None, tmp_path: Path) -> Iterator[tuple[Folder, Path]]:
         """A share on a disk of 8 MiB."""
         disk = tmp_path / "disk"
         disk.mkdir()
@@ -398,7 +429,17 @@ class TestFull:
         with bounded(StorageError, "the share is full"):
             folder.write("small", os.urandom(1 << 20))
         assert folder.free() < 1 << 20
+        with (disk / "rest").open("wb", buffering=0) as rest, contextlib.suppress(OSError):
+            while rest.write(bytes(4096)):
+                pass
+        for size in (300, 3 << 20):
+            with bounded(StorageError, "the share is full"):
+                folder.create("lease.json", b"y" * size)
+            assert not (disk / "lease.json").exists()
         folder.remove("0")
+        assert folder.create("lease.json", b"y" * 300)
+        assert not folder.create("lease.json", b"z")
+        assert folder.read("lease.json") == b"y" * 300
         folder.write("small", b"fits")
         assert folder.read("small") == b"fits"
 
@@ -584,6 +625,7 @@ def test_what_is_not_encrypted_or_not_signed_is_not_believed() -> None:
         assert wire.recv(5) is None
 
 
+@pytest.mark.usefixtures("needs_samba")
 @pytest.mark.parametrize(
     ("settings", "encrypted"),
     [

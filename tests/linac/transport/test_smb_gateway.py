@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from linac.errors import LinacError, UnreachableError
+from linac.errors import LinacError
 from linac.simulator.samba import Samba
 from linac.transport import AwayError, connect, smb, ssh_link
 from linac.transport.settling import SETTLING
@@ -100,7 +100,7 @@ def meddle(folder: SmbFolder, method: str, after: int, happens: Callable[[], obj
 def blamed(work: Callable[[], object]) -> None:
     """It fails in time, and by its error an operator looks at the gateway, not at the server."""
     began = time.monotonic()
-    with pytest.raises(UnreachableError, match=r"[Tt]he gateway 127") as caught:
+    with pytest.raises(AwayError, match=r"[Tt]he gateway 127") as caught:
         work()
     assert time.monotonic() - began < BOUND
     assert isinstance(caught.value, LinacError)
@@ -128,6 +128,17 @@ def test_in_mid_transfer(trouble: Any, behind: Callable[[], SmbFolder], big: Pat
     assert [entry.name for entry in folder.list()] == ["a.zip"]
     folder.store(big, "b.zip")
     assert folder.read("b.zip") == big.read_bytes()
+
+
+def test_a_gateway_that_stays_away_is_told_the_same_at_each_try(behind: Callable[[], SmbFolder], gate: "SshServer") -> None:
+    folder = behind()
+    folder.write("a", b"1")
+    gate.kill()
+    for _ in range(4):
+        blamed(lambda: folder.write("a", b"2"))
+    gate.start()
+    folder.write("a", b"3")
+    assert folder.read("a") == b"3"
 
 
 def test_a_server_that_fails_behind_a_healthy_gateway_is_told_as_the_server(

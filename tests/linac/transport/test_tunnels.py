@@ -219,13 +219,24 @@ def test_a_server_that_listens_on_less_than_was_asked_for_is_found_out(
     make_server: Callable[..., "SshServer"], echo: int, free: Callable[[], int]
 ) -> None:
     """GatewayPorts no: it listens on 127.0.0.1, and says nothing of it."""
-    server, port, good = make_server(GatewayPorts="no"), free(), free()
-    forwards = [Forward(REMOTE, ("*", port), (HERE, echo)), Forward(REMOTE, (HERE, good), (HERE, echo))]
+    server, port, other, good = make_server(GatewayPorts="no"), free(), free(), free()
+    forwards = [Forward(REMOTE, (host, at), (HERE, echo)) for host, at in (("*", port), ("127.0.0.5", other), (HERE, good))]
     with Tunnels(gateway_to(server).connect, forwards) as tunnels:
-        wide, narrow = settled(tunnels)
-        assert (wide.up, narrow.up) == (False, True), "one that fails does not keep the others down"
+        wide, by_address, narrow = settled(tunnels)
+        assert (wide.up, by_address.up, narrow.up) == (False, False, True), "one that fails does not keep the others down"
         assert "GatewayPorts no" in wide.trouble
+        assert "GatewayPorts no" in by_address.trouble
         assert ask(good)
+
+
+def test_where_the_gateway_forbids_to_look_and_listens_on_all_addresses_it_is_found_out_from_here(
+    make_server: Callable[..., "SshServer"], echo: int, free: Callable[[], int]
+) -> None:
+    server, port = make_server(PermitOpen="none", GatewayPorts="yes"), free()
+    with Tunnels(gateway_to(server).connect, [Forward(REMOTE, (HERE, port), (HERE, echo))]) as tunnels:
+        (found,) = settled(tunnels)
+        assert not found.up
+        assert "GatewayPorts clientspecified" in found.trouble
 
 
 def test_where_the_gateway_forbids_to_look_that_is_told(
