@@ -7,6 +7,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -149,7 +150,7 @@ def test_a_share_that_hangs_holds_up_no_linac_and_what_waited_arrives(tmp_path: 
 
 
 def test_the_soak_test_notices_a_session_that_is_not_as_it_was_sent(tmp_path: Path) -> None:
-    soak = Soak()
+    soak = Soak(SimpleNamespace(hold=None), SimpleNamespace(bytes=lambda: 0))  # type: ignore[arg-type]
     session = make_session(7)
     session.beams[0] = bench_capture.make_session(1).beams[0]
     session.idle_after = 1
