@@ -51,6 +51,9 @@ READ_BYTES = 64 << 20
 PENDING_SESSIONS = 16
 """So many finished sessions may wait, packed, for a share that is away; then reading waits, too. The journal holds the rest."""
 
+HANGING_SECONDS = 60.0
+"""A call in which nothing has moved for so long waits for a share that does not answer: some system calls never return."""
+
 AWAY_SECONDS = 2.0
 """A failure to store that took longer than this means that the share is away."""
 
@@ -238,6 +241,7 @@ class Archiver:
         self._draft: _Draft | None = None
         self._pending: list[_Draft] = []
         self._done: list[Archived] = []
+        self._moved: float | None = None  # when something was last done in the call that is going on; None outside of one
         self._failed: LinacError | None = None  # these four: in the call that is going on
         self._away = False
         self._asked = False
@@ -257,6 +261,26 @@ class Archiver:
         Raises `StorageError` while the share or the disk is away: the next call goes on from there, and returns also what this
         one had written. Raises `AlreadyRunningError` while another process archives this linac.
         """
+        self._moved = time.monotonic()
+        try:
+            return self._run_once(seconds)
+        finally:
+            self._moved = None
+
+    def hanging(self) -> str:
+        """Why the call of `run_once` that another thread makes does not get on, if so: then `archive.json` says it, too. Empty
+        otherwise."""
+        moved = self._moved
+        if moved is None or (seconds := time.monotonic() - moved) < HANGING_SECONDS:
+            return ""
+        text = (
+            f"The iCom folder {self.folder.location} does not answer. Have its server and the network looked at; archiving goes "
+            "on by itself."
+        )
+        self._leave(text, datetime.now(UTC) - timedelta(seconds=seconds))
+        return text
+
+    def _run_once(self, seconds: float) -> list[Archived]:
         self.places.make()
         with self._alone():
             try:
@@ -303,11 +327,13 @@ class Archiver:
 
     def _tell(self) -> None:
         """Leave for others to read why nothing can be archived, or that it can. It says nothing of a patient, as all errors."""
-        trouble = str(self._failed) if self._failed is not None else ""
+        self._leave(str(self._failed) if self._failed is not None else "", datetime.now(UTC))
+
+    def _leave(self, trouble: str, since: datetime) -> None:
         if trouble == self._told:
             return
         if not self._told:
-            self._trouble_since = datetime.now(UTC).isoformat(timespec="seconds")
+            self._trouble_since = since.isoformat(timespec="seconds")
         facts = {"trouble": trouble, "since": self._trouble_since}
         with suppress(OSError):
             write_whole(self.places.archive_status, json.dumps(facts).encode(), keep=False)
@@ -398,6 +424,7 @@ class Archiver:
             if going_on is not None and going_on.start < self._handled <= entry.start:
                 self._cutter.end_session()
             self._runs[entry.end.sequence] = entry.run
+            self._moved = time.monotonic()
             self._take_all(self._cutter.feed(entry))
             if self._cutter.messages - self._marked >= _MARK_EVERY:
                 self._marked = self._cutter.messages
@@ -441,6 +468,7 @@ class Archiver:
             began = time.monotonic()
             try:
                 self._store(draft)
+                self._moved = time.monotonic()
             except LinacError as error:
                 self._failed = self._failed or error
                 self._away = time.monotonic() - began > AWAY_SECONDS

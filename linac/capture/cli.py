@@ -10,6 +10,7 @@ runs by itself (`--no-archive`) is archived from, and left running.
 
 import argparse
 import contextlib
+import re
 import signal
 import sys
 import threading
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 
 ARCHIVE_SECONDS = 0.25
 WATCH_SECONDS = 5.0
-REPEAT_SECONDS = 600.0
+REPEAT_SECONDS, REPEAT_KIND_SECONDS = 600.0, 60.0
+STALLED_SECONDS = 10.0
 FOLLOW_SECONDS, TELL_SECONDS = 0.5, 10.0
 CLAIM_SECONDS, END_SECONDS, PATIENCE_SECONDS = 1.0, 10.0, 1.0
 
@@ -87,15 +89,17 @@ def listen(options: argparse.Namespace) -> int:
         folder = LocalFolder(Path(options.directory).absolute())
         archiver = Archiver(options.spool, serial, options.address, folder, ready=lambda: _require(folder))
         archiving = _Archiving(archiver, log)
+        words = _Words(Spool(Path(options.spool), serial).log, log)
         running = control.start(serial, options.address, options.port, options.spool)
         log.line(
             f"{'adopted the listener' if running.adopted else 'started a listener'} for linac {serial}, process {running.pid}; "
             f"its log is {running.log}"
         )
         archiving.start()
-        _watch(options, serial, ending, archiving)
+        _watch(options, serial, ending, archiving, words)
         log.line("ending")
         ended = _stop(options, serial, log)
+        words.repeat()
         archiving.end(END_SECONDS)
     except LinacError as error:
         return _refused(error)
@@ -135,12 +139,23 @@ def _recorded_already(options: argparse.Namespace, serial: str) -> AlreadyRunnin
 
 
 def _stop(options: argparse.Namespace, serial: str, log: Log) -> bool:
-    """Stop the listener, unless somebody runs it by itself. Whether it has ended, or need not."""
+    """Stop the listener, unless somebody runs it by itself. Whether it has ended with everything written, or need not end."""
     status = control.status(options.spool, serial)
     if status is not None and status.running and status.standalone:
         log.line(f"the listener, process {status.pid}, was started by itself and records on; end it where it was started")
         return True
-    return control.stop(options.spool, serial)
+    ended = control.stop(options.spool, serial)
+    said = control.last_status(options.spool, serial)
+    if not ended or said is None:
+        return ended
+    if said.state != "stopped":
+        log.line(
+            "ATTENTION, the listener has not written how it ended: it was killed, or the spool's disk is full or broken. What "
+            f"has come since {_when(said.written)} may be lost."
+        )
+    elif said.unwritten_bytes:
+        log.line(f"ATTENTION, the last {said.unwritten_bytes} bytes from the linac could not be written and are lost")
+    return said.state == "stopped" and not said.unwritten_bytes
 
 
 def _require(folder: "LocalFolder") -> None:
@@ -153,19 +168,37 @@ def _require(folder: "LocalFolder") -> None:
     folder.check()
 
 
-def _watch(options: argparse.Namespace, serial: str, ending: threading.Event, archiving: "_Archiving") -> None:
-    """See to it that the listener runs, until it is time to end. Short waits: on Windows a signal waits for them."""
+def _watch(options: argparse.Namespace, serial: str, ending: threading.Event, archiving: "_Archiving", words: "_Words") -> None:
+    """See to it that the listener runs, and pass on what it says, until it is time to end. Short waits: on Windows a signal waits
+    for them."""
     due = time.monotonic() + WATCH_SECONDS
     while not ending.wait(ARCHIVE_SECONDS):
+        words.repeat()
         if time.monotonic() < due:
             continue
         due = time.monotonic() + WATCH_SECONDS
+        archiving.look()
         try:
+            said = control.last_status(options.spool, serial)
+            if said is not None and said.age_seconds > STALLED_SECONDS and control.is_running(options.spool, serial):
+                archiving.say(f"ATTENTION, {_stalled(said)}")
             if not control.is_running(options.spool, serial):
                 archiving.say("the listener has ended; it is started again")
                 control.start(serial, options.address, options.port, options.spool)
         except LinacError as error:
             archiving.say(str(error))
+
+
+class _Words:
+    """Passes on the lines of a listener that writes them to a file, from now on."""
+
+    def __init__(self, path: Path, log: Log) -> None:
+        self._path, self._log, self._end = path, log, _size(path)
+
+    def repeat(self) -> None:
+        lines, self._end = _new_lines(self._path, self._end)
+        for line in lines:
+            self._log.line(f"listener: {line.partition(' ')[2]}")
 
 
 class _Archiving:
@@ -175,6 +208,7 @@ class _Archiving:
         self._archiver, self._log = archiver, log
         self._ending = threading.Event()
         self._said: dict[str, float] = {}
+        self._saying = threading.Lock()
         self._trouble = False
         self._thread = threading.Thread(target=self._run, daemon=True, name="archive")
 
@@ -191,11 +225,21 @@ class _Archiving:
         if self._thread.is_alive():
             self.say("the iCom folder does not answer; what is not archived waits in the journal")
 
+    def look(self) -> None:
+        """Say so if a round does not get on: a share that hangs makes system calls that never return."""
+        hanging = self._archiver.hanging()
+        if hanging:
+            self._trouble = True
+            self.say(f"ATTENTION, not archived: {hanging} Recording goes on; what is recorded waits in the spool.")
+
     def say(self, text: str) -> None:
-        """Print a line, the same one again only after ten minutes."""
-        if time.monotonic() - self._said.get(text, float("-inf")) >= REPEAT_SECONDS:
-            self._said[text] = time.monotonic()
-            self._log.line(text)
+        """Print a line, the same one again only after ten minutes, and one that differs in its numbers only after one."""
+        now, kind = time.monotonic(), re.sub(r"\d+", "#", text)
+        with self._saying:
+            self._said = {known: at for known, at in self._said.items() if now - at < REPEAT_SECONDS}
+            if text not in self._said and now - self._said.get(kind, float("-inf")) >= REPEAT_KIND_SECONDS:
+                self._said[text] = self._said[kind] = now
+                self._log.line(text)
 
     def _run(self) -> None:
         lower_priority()
@@ -210,7 +254,8 @@ class _Archiving:
                 self._log.line(f"{session.outcome.replace('_', ' ')}: {session}")
             if self._trouble:
                 self._trouble = False
-                self._said.clear()
+                with self._saying:
+                    self._said = {}
                 self.say("archiving works again; what waited is being archived")
         except LinacError as error:
             self._trouble = True
@@ -222,7 +267,7 @@ class _Archiving:
 
 
 def show_status(options: argparse.Namespace) -> int:
-    """Print what the listeners do. Exit code 0 if all run and are connected, else 1."""
+    """Print what the listeners do. Exit code 0 if all run, are connected, write what comes, and it is archived; else 1."""
     root = Path(options.spool)
     serials = [options.serial] if options.serial else sorted(path.parent.name for path in root.glob("*/status.json"))
     code = _show(root, serials)
@@ -286,7 +331,7 @@ def _show(root: Path, serials: list[str]) -> int:
                 sys.stdout.write(f"linac {serial}: no listener has run with the spool {root}\n")
                 good = False
                 continue
-            good = good and status.running and status.connected
+            good = good and status.running and status.connected and not _loses(status)
             sys.stdout.write("\n".join([*_lines(status), _sessions(root, serial)]) + "\n")
     except LinacError as error:
         sys.stderr.write(f"{error}\n")
@@ -317,26 +362,36 @@ def _losses(status: Status) -> str:
     return f"{status.gaps} {'loss' if status.gaps == 1 else 'losses'}"
 
 
-def _lines(status: Status) -> list[str]:
-    def when(moment: datetime | None) -> str:
-        return f"{moment:%Y-%m-%d %H:%M:%S} UTC" if moment else "never"
+def _loses(status: Status) -> bool:
+    """Whether something is being lost now or will be, if nobody does anything."""
+    return bool(status.losing or status.archive_trouble or status.age_seconds > STALLED_SECONDS)
 
+
+def _stalled(status: Status) -> str:
+    return f"the listener has said nothing for {status.age_seconds:.0f} s: its disk is full or stalled, or its computer is"
+
+
+def _when(moment: datetime | None) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC" if moment else "never"
+
+
+def _lines(status: Status) -> list[str]:
     doing = status.state if status.running else "not running"
     reconnects = _counted(status.reconnects, "reconnect")
     lines = [
         f"linac {status.serial} at {status.address} port {status.port}: {doing}",
-        f"  connected since  {when(status.connected_since) if status.connected else 'not connected'}",
-        f"  messages         {status.messages}, the last {when(status.last_message)}",
+        f"  connected since  {_when(status.connected_since) if status.connected else 'not connected'}",
+        f"  messages         {status.messages}, the last {_when(status.last_message)}",
         f"  losses           {status.gaps} since this listener took over ({reconnects}, {status.dropped_bytes} bytes dropped)",
         f"  interruptions    {told_interruptions(status.lately())}",
         f"  journal          {status.journal_bytes / 1e6:.1f} MB, {status.backlog_bytes / 1e6:.1f} MB of it not yet archived",
-        f"  last said        {when(status.written)}",
+        f"  last said        {_when(status.written)}",
     ]
-    if status.running and status.age_seconds > 10:
-        lines.append(f"  ATTENTION        it has said nothing for {status.age_seconds:.0f} s: its disk or computer is stalled")
+    if status.running and status.age_seconds > STALLED_SECONDS:
+        lines.append(f"  ATTENTION        {_stalled(status)}")
     if status.last_error and not status.connected:
         lines.append(f"  reason           {status.last_error}")
     if status.archive_trouble:
-        lines.append(f"  ATTENTION        not archived since {when(status.archive_trouble_since)}: {status.archive_trouble}")
+        lines.append(f"  ATTENTION        not archived since {_when(status.archive_trouble_since)}: {status.archive_trouble}")
     lines += [f"  ATTENTION        {finding}" for finding in status.findings]
     return lines

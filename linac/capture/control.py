@@ -72,6 +72,11 @@ def status(spool: str | os.PathLike[str], serial: str) -> Status | None:
     return replace(said, running=running, backlog_bytes=backlog, archive_trouble=trouble, archive_trouble_since=since)
 
 
+def last_status(spool: str | os.PathLike[str], serial: str) -> Status | None:
+    """What the listener last said, as it said it; None if there never was one."""
+    return _read_status(Spool(Path(spool), serial))
+
+
 def start(serial: str, address: str, port: int, spool: str | os.PathLike[str], *, timeout: float = START_SECONDS) -> Running:
     """Make sure that the listener runs: adopt it or start it.
 

@@ -370,7 +370,7 @@ class Reader:
             run = str(what.facts().get("run", ""))
             if run == self._run:
                 return
-            self._run, self._last = run, None
+            self._run, self._last = run, 0
         elif self._last is not None:
             if what.number <= self._last:
                 return
@@ -458,6 +458,12 @@ class Writer:
             self._abandon()
             raise _disk_error(self.folder, error) from error
         self._unsynced = []
+
+    @property
+    def unsafe_bytes(self) -> int:
+        """What was appended of the linac's bytes and is not yet safe on the disk."""
+        records = [*self._waiting, *self._unsynced]
+        return sum(len(record) - HEADER_BYTES for record in records if record[len(MARKER)] == Kind.DATA)
 
     def renew(self) -> None:
         """The folder was taken away under us: make it again and go on in a new segment, with what is not yet safe."""

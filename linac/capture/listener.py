@@ -141,6 +141,7 @@ class Listener:
         self._last_error = ""
         self._interruptions: list[Interruption] = []
         self._lost: tuple[datetime, str] | None = None  # since when, and why, there is no connection any more
+        self.unwritten_bytes: int | None = None  # where the journal could not be completed at the end
         self._sized = (0, 0)  # the journal's size when it was measured, and what we had written by then
 
     def stop(self, reason: str) -> None:
@@ -167,7 +168,11 @@ class Listener:
             self._state = "stopping"
             recorder.note(Kind.STOPPED, reason=self._stopping)
             if not recorder.close(5.0):
-                self._say(f"the journal could not be completed: {recorder.failing or 'the disk does not answer'}")
+                self.unwritten_bytes = recorder.unsafe_bytes
+                self._say(
+                    f"ATTENTION, the journal could not be completed, the last {self.unwritten_bytes} bytes from the linac are "
+                    f"lost: {recorder.failing or 'the disk does not answer.'}"
+                )
             self._state = "stopped"
             self._keeping.set()
             keeper.join(2.0)
@@ -383,6 +388,8 @@ class Listener:
             silences=self._silences,
             queue_bytes=recorder.queue_bytes,
             dropped_bytes=recorder.dropped_bytes,
+            losing=recorder.losing,
+            unwritten_bytes=self.unwritten_bytes or 0,
             journal_bytes=self._sized[0] + writer.written - self._sized[1],
             disk_free_bytes=writer.free_bytes or 0,
             last_error="" if self._connected_since else self._last_error,
@@ -399,6 +406,8 @@ class Listener:
     def _findings(self, recorder: Recorder) -> Iterator[str]:
         if recorder.failing:
             yield recorder.failing
+        if self.unwritten_bytes:
+            yield f"The last {self.unwritten_bytes} bytes could not be written before the listener ended: they are lost."
         if recorder.dropped_bytes:
             lost = f"{recorder.dropped_bytes} bytes were lost"
             if recorder.dropped_full:
@@ -431,7 +440,8 @@ def _on_signals(listener: Listener) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line. Exit codes: 0 stopped in order, 2 set-up wrong, 3 a listener runs already."""
+    """The command line. Exit codes: 0 stopped in order, 1 what came last could not be written, 2 set-up wrong, 3 a listener runs
+    already."""
     parser = argparse.ArgumentParser(prog="linac.capture.listener", description="Record a linac's iCom stream into a journal.")
     parser.add_argument("--serial", required=True, help="the linac's serial number, for example 4299")
     parser.add_argument("--address", required=True, help="the NSS's hospital address, for example 192.168.17.40")
@@ -452,7 +462,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return EXIT_ALREADY if isinstance(error, AlreadyRunningError) else EXIT_SETUP
     log.close()
-    return EXIT_STOPPED
+    return EXIT_STOPPED if listener.unwritten_bytes is None else EXIT_FAILED
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 from linac.capture.journal import DiskFullError, Kind, Writer
@@ -26,6 +27,8 @@ SYNC_SECONDS = 0.75
 SYNC_BYTES = 2 << 20
 BATCH_BYTES = 1 << 20
 RETRY_SECONDS = 1.0
+TELL_SECONDS = 60.0
+"""What goes on is said again after so long: how much was dropped so far, and why nothing can be written."""
 
 Item = tuple[Kind, bytes | dict[str, Any], int, int]
 
@@ -39,7 +42,9 @@ class Recorder:
 
     def __init__(self, writer: Writer, say: Callable[[str], None], queue_bytes: int = QUEUE_BYTES) -> None:
         self.writer, self.limit = writer, queue_bytes
-        self.failing = ""
+        self.failing = self._told = ""
+        self._told_at: dict[str, float] = {}
+        self._told_drop_at = 0.0
         self.dropped_bytes = self.drops = 0
         self.dropped_full = False
         self._say = say
@@ -55,6 +60,16 @@ class Recorder:
         """What is not yet in the journal."""
         return self._put - self._taken
 
+    @property
+    def unsafe_bytes(self) -> int:
+        """What would be lost if it ended now."""
+        return self.queue_bytes + self.writer.unsafe_bytes
+
+    @property
+    def losing(self) -> bool:
+        """Whether what comes cannot be written now: it waits in memory, or is dropped."""
+        return bool(self.failing or self._hole)
+
     def start(self) -> None:
         self._thread.start()
 
@@ -65,6 +80,7 @@ class Recorder:
         wall, mono, size = time.time_ns(), time.monotonic_ns(), len(payload)
         room = self.limit - self._put + self._taken
         if self._hole and room >= self.limit // 2:
+            self._say(f"recording goes on; {self._lost()}")
             self._close_hole()
         if self._hole or room < size:
             self.drops += not self._hole
@@ -75,6 +91,10 @@ class Recorder:
                 "first_wall_ns": self._hole.get("first_wall_ns", wall),
                 "last_wall_ns": wall,
             }
+            if self._hole["bytes"] == size or mono - self._told_drop_at >= TELL_SECONDS * 1e9:
+                self._told_drop_at = mono
+                why = self.failing or "The spool's disk is too slow."
+                self._say(f"ATTENTION, what the linac sends is being lost; so far {self._lost()}. {why}")
             return
         self._put += size
         self._queue.put((Kind.DATA, payload, wall, mono))
@@ -90,11 +110,16 @@ class Recorder:
     def close(self, timeout: float) -> bool:
         """Write out what is queued and let go of the journal; False if that did not succeed in `timeout` seconds."""
         if self._hole:
+            self._say(self._lost())
             self._close_hole()
         self._closing.set()
         self._queue.put(None)
         self._thread.join(timeout)
         return not self._thread.is_alive() and not self.failing
+
+    def _lost(self) -> str:
+        since = datetime.fromtimestamp(self._hole["first_wall_ns"] / 1e9, UTC)
+        return f"{self._hole['bytes']} bytes were lost since {since:%Y-%m-%d %H:%M:%S} UTC"
 
     def _close_hole(self) -> None:
         facts, self._hole = self._hole, {}
@@ -122,7 +147,7 @@ class Recorder:
                 if ended or overdue or unsynced > SYNC_BYTES:
                     self.writer.sync()
                     dirty_since, unsynced = None, 0
-                self._told("")
+                self._tell("")
                 self._full = False
                 if ended:
                     self.writer.close()
@@ -130,7 +155,8 @@ class Recorder:
             except Exception as error:  # a full disk, or a fault of ours: neither ends the recording
                 ours = not isinstance(error, StorageError)
                 self._full = isinstance(error, DiskFullError)
-                self._told(f"unexpected {type(error).__name__} while writing the journal" if ours else str(error))
+                text = f"unexpected {type(error).__name__} while writing the journal" if ours else str(error)
+                self._tell(text, type(error).__name__)
                 dirty_since, unsynced = None, 0
                 with contextlib.suppress(Exception):  # what was written before is to be safe, whatever fails now
                     self.writer.sync()
@@ -161,7 +187,12 @@ class Recorder:
             return taken, False
         return taken, True
 
-    def _told(self, failing: str) -> None:
-        if failing != self.failing:
-            self._say(failing or "the journal can be written again")
+    def _tell(self, failing: str, kind: str = "") -> None:
+        """Say why nothing can be written, once a minute at most for each kind of reason: free space changes all the time."""
         self.failing = failing
+        if failing and failing != self._told and time.monotonic() - self._told_at.get(kind, float("-inf")) >= TELL_SECONDS:
+            self._told, self._told_at[kind] = failing, time.monotonic()
+            self._say(failing)
+        elif not failing and self._told:
+            self._told = ""
+            self._say("the journal can be written again")

@@ -39,6 +39,9 @@ REMEMBERED = 4096
 RATE_SECONDS = 8.0
 """So long the linac's messages are counted before their rate is believed."""
 
+LONGEST_SECONDS = 86400.0
+"""A step of the linac's clock that is longer says nothing about how many messages are missing: it is a wrong date."""
+
 MOST_EVENTS = 500
 """Events that a session keeps; more are only counted."""
 
@@ -75,7 +78,8 @@ class Event:
     `kind`: one of `GAPS`; `repeat_with_other_data`, `clock_back`, `repeats` (dropped, `count` of them), `skipped` (`count`
     bytes), `late` (an old message that was not known before: kept), `replaced` (a message came again with more items: kept).
     `missing`: how many messages are missing by the counter, which is modulo 256, so at least so many; `about`: likewise by the
-    counter and the linac's clock together, at the rate seen before (None where no rate is known yet, or the clock went back).
+    counter and the linac's clock together, at the rate seen before (None where no rate is known yet, or the clock went back or
+    on by more than a day).
     """
 
     kind: str
@@ -113,6 +117,8 @@ class Session:
     lies in; `mu`: monitor units delivered, the sum of the positive steps; `lacking`: for each thing that a control point needs,
     how many messages are without it; `gaps`: how many of its events are gaps; `missing`: about how many messages are missing in
     them, `at_least` where one of them only tells modulo 256; `events`: the first 500; `last_message`: hash of the last message.
+
+    An interruption between two patients is in the events of both, and counts with the first only.
     """
 
     patient_id: str = field(repr=False)
@@ -159,15 +165,16 @@ class Session:
                 self.mu += meterset - self._meterset
             self._meterset = meterset
 
-    def note(self, event: Event) -> None:
-        """Record an event; repeats and skipped bytes are counted in one. However bad a stream is, memory stays bounded."""
+    def note(self, event: Event, *, counts: bool = True) -> None:
+        """Record an event; repeats and skipped bytes are counted in one. However bad a stream is, memory stays bounded. A gap
+        that `counts` with another session is only kept."""
         if event.kind in ("repeats", "skipped"):
             for known in self.events:
                 if known.kind == event.kind:
                     known.count += event.count
                     known.after = event.after
                     return
-        if event.kind in GAPS:
+        if event.kind in GAPS and counts:
             self.gaps += 1
             self.missing += event.missing or 0 if event.about is None else event.about
             self.at_least = self.at_least or (event.about is None and event.after is not None)
@@ -237,6 +244,7 @@ class SessionCutter:
         self._seen: OrderedDict[bytes, None] = OrderedDict()
         self._catching_up = False
         self._interruption: Event | None = None
+        self._interruption_counts = True  # not yet with a session that it ended
         self._arrival: Record | None = None  # the last data
         self._arrival_run = ""
         self._settled = True
@@ -276,6 +284,7 @@ class SessionCutter:
         session, self.session = self.session, None
         if session is not None and self._interruption is not None:
             session.note(replace(self._interruption))
+            self._interruption_counts = False
         return [Ended(session)] if session else []
 
     def _elapsed(self, wall_ns: int, mono_ns: int, *, same_run: bool) -> float:
@@ -349,7 +358,7 @@ class SessionCutter:
         self._doubtful = None
         self._stream, self._counted, self._settled = MessageStream(), 0, True
         self._catching_up = self._catching_up or catch_up
-        if self._last_edge is not None:
+        if self._last_edge is not None or kind == "damaged":  # what is lost may have been the beginning of a session
             known = self._interruption
             if known is None:
                 self._interruption = Event(kind, self._last_edge, reason=reason)
@@ -382,7 +391,9 @@ class SessionCutter:
             self.repeats += 1
             self._note(Event("repeats", self._last_edge, edge))
             return []
+        counts = self._interruption_counts and self.session is None
         events = self._compare(message, edge)
+        self._interruption_counts = True
         self._rate.count(message.timestamp, follows=not events)
         self._last, self._last_edge = message, edge
         self._recent.append(message)
@@ -401,7 +412,7 @@ class SessionCutter:
             session = self.session = Session(patient, start, end, message.timestamp, message.timestamp, arrived_ns, arrived_ns)
             for event in events:
                 if event.kind in GAPS:
-                    session.note(event)
+                    session.note(event, counts=counts)
         if session is not None:
             session.add(message, arrived_ns, end, run)
         self.messages += 1
@@ -427,10 +438,10 @@ class SessionCutter:
     def _compare(self, message: Message, edge: Edge) -> list[Event]:
         """What is out of the ordinary between the last message and this one."""
         before, events = self._last_edge, []
-        if before is None:
-            return []
-        missing = (message.counter - before.counter - 1) % 256
         interruption, self._interruption = self._interruption, None
+        if before is None:
+            return [replace(interruption, after=edge)] if interruption is not None else []
+        missing = (message.counter - before.counter - 1) % 256
         late = self._catching_up and message.timestamp < before.timestamp
         if interruption is not None:
             interruption.after, interruption.missing = edge, None if late else missing
@@ -475,7 +486,7 @@ class _Rate:
     def missing(self, before: datetime, after: datetime, by_counter: int) -> int | None:
         """How many messages are missing between two: of the numbers that the counter allows, the one that the clock suggests."""
         seconds = (after - before).total_seconds()
-        if self._known is None or seconds < 0:
+        if self._known is None or not 0 <= seconds <= LONGEST_SECONDS:
             return None
         rounds = round((seconds * self._known - 1 - by_counter) / 256)
         return by_counter + 256 * max(rounds, 0)

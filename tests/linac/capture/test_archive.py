@@ -7,6 +7,7 @@ import itertools
 import json
 import lzma
 import os
+import shutil
 import stat
 import threading
 import time
@@ -865,3 +866,53 @@ def test_the_archiver_knows_what_it_did_without_holding_every_line(site: SimpleN
 def everything(site: SimpleNamespace) -> list[Any]:
     cutter = sessions.SessionCutter()
     return [step for entry in journal.Reader(site.journal).read() for step in cutter.feed(entry)]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there nobody can remove a file that is open")
+def test_a_journal_removed_under_way_is_a_gap_of_the_session(site: SimpleNamespace) -> None:
+    """The archiver's own files go with it: it begins anew, and the journal's numbers tell that something was there before."""
+    treated = site.lab.session("TEST-1", 40)
+    archiver = site.archiver()
+    site.record(*treated[:20])
+    assert archiver.run_once() == []
+    shutil.rmtree(site.spool / "4299")
+    site.writer.renew()
+    site.record(*treated[20:], *site.lab.idle(3, 40))
+    [done] = [done for _ in range(3) for done in archiver.run_once()]
+    assert (done.messages, done.gaps, done.missing, done.at_least) == (20, 1, 0, True)
+    assert "1 gap (an unknown number of messages missing)" in str(done)
+
+
+class HangingFolder(LocalFolder):
+    """A mounted share whose system calls do not return until it is let go."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.going = threading.Event()
+
+    def store(self, source: Path, path: str) -> None:
+        self.going.wait(30)
+        super().store(source, path)
+
+
+def test_a_share_that_never_answers_is_told_while_the_call_hangs(
+    site: SimpleNamespace, lab: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "HANGING_SECONDS", 0.5)
+    folder = HangingFolder(site.icom)
+    archiver = site.archiver(folder)
+    site.record(*lab.session("TEST-1", 20), *lab.idle(3, 20), ago=5)
+    assert archiver.hanging() == "", "nothing is going on"
+    thread = threading.Thread(target=archiver.run_once, daemon=True)
+    thread.start()
+    lab.wait_for(archiver.hanging)
+    facts = json.loads((site.spool / "4299" / "archive.json").read_text())
+    assert "does not answer" in facts["trouble"]
+    assert str(site.icom) in facts["trouble"]
+    assert "TEST-1" not in facts["trouble"]
+    folder.going.set()
+    thread.join(10)
+    assert archiver.hanging() == ""
+    assert len(site.files()) == 1
+    archiver.run_once()
+    assert json.loads((site.spool / "4299" / "archive.json").read_text())["trouble"] == ""

@@ -2,6 +2,7 @@
 
 import lzma
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -17,6 +18,8 @@ import pytest
 
 from linac.capture import archive, cli, control, follower
 from linac.capture.log import Log
+from linac.capture.spool import Spool
+from linac.transport.paths import LocalFolder
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows knows no signals between processes that let code run")
 
@@ -219,6 +222,73 @@ def test_a_folder_that_hangs_is_told_at_the_end(capsys: pytest.CaptureFixture[st
     out = capsys.readouterr().out
     assert "waiting for the iCom folder" in out
     assert "does not answer; what is not archived waits in the journal" in out
+
+
+def test_a_folder_that_hangs_is_told_while_it_does(
+    capsys: pytest.CaptureFixture[str], spool: Path, tmp_path: Path, lab: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "HANGING_SECONDS", 0.3)
+    over = threading.Event()
+    archiver = archive.Archiver(spool, "4299", "127.0.0.1", LocalFolder(tmp_path), ready=lambda: over.wait(20) and None)
+    log = Log()
+    archiving = cli._Archiving(archiver, log)
+    archiving.start()
+    try:
+        lab.wait_for(archiver.hanging)
+        archiving.look()
+        archiving.look()
+        trouble, _ = control._archive_trouble(Spool(spool, "4299"))
+        assert "does not answer" in trouble
+    finally:
+        over.set()
+    lab.wait_for(lambda: control._archive_trouble(Spool(spool, "4299")) == ("", None))
+    archiving.end(5)
+    log.close()
+    out = capsys.readouterr().out
+    assert out.count("ATTENTION, not archived: The iCom folder") == 1
+    assert "archiving works again" in out
+
+
+def test_lines_that_differ_in_their_numbers_only_are_not_told_every_second(capsys: pytest.CaptureFixture[str]) -> None:
+    log = Log()
+    archiving = cli._Archiving(SimpleNamespace(), log)  # type: ignore[arg-type]
+    for left in range(20, 10, -1):
+        archiving.say(f"only {left} MB left")
+    archiving.say("something else")
+    log.close()
+    assert [line.partition(" ")[2] for line in capsys.readouterr().out.splitlines()] == ["only 20 MB left", "something else"]
+
+
+def test_what_cannot_be_written_is_told_counted_and_an_exit_code(
+    listen: Any, peer: Any, spool: Path, lab: SimpleNamespace
+) -> None:
+    command = listen("--serial", "4299")
+    peer.wait()
+    treated = lab.session("TEST-1", 20)
+    peer.send(*treated[:10])
+    journal = spool / "4299" / "journal"
+    lab.wait_for(lambda: sum(path.stat().st_size for path in journal.iterdir()) > len(b"".join(treated[:10])))
+    lab.wait_for(lambda: (status := control.status(spool, "4299")) and status.messages == 10)
+    assert run("status", "--spool", str(spool)).returncode == 0
+    time.sleep(1.5)  # what is there is safe
+    shutil.rmtree(journal)
+    journal.write_text("in the way")
+    lab.wait_for(lambda: (status := control.status(spool, "4299")) and status.losing)
+    peer.send(*treated[10:])
+    lab.wait_for(lambda: (status := control.status(spool, "4299")) and status.messages == 20)
+    shown = run("status", "--spool", str(spool))
+    assert shown.returncode == 1
+    assert "ATTENTION        The journal" in shown.stdout
+    command.send_signal(signal.SIGINT)
+    out, _ = command.communicate(timeout=20)
+    assert command.returncode == 1
+    lost = len(b"".join(treated[10:]))
+    assert f"ATTENTION, the last {lost} bytes from the linac could not be written and are lost" in out
+    assert "listener: connected to 127.0.0.1" in out
+    assert "listener: The journal in" in out
+    assert f"listener: ATTENTION, the journal could not be completed, the last {lost} bytes" in out
+    assert "TEST-1" not in out
+    lab.wait_for(lambda: peer.endings == {0: "fin"})
 
 
 def test_ctrl_c_during_the_imports_is_no_traceback() -> None:

@@ -292,6 +292,9 @@ def test_a_disk_that_stalls_never_holds_the_linac_up(
     assert status.dropped_bytes > 1_000_000
     assert status.queue_bytes <= 200_000
     assert status.connected
+    assert status.losing
+    [line] = [line for line in said if "being lost" in line]
+    assert "ATTENTION, what the linac sends is being lost; so far " in line
     if how == "fails":
         lab.wait_for(lambda: any("No space left" in line for line in said))
         assert any("No space left" in finding for finding in listener.status().findings)
@@ -302,6 +305,9 @@ def test_a_disk_that_stalls_never_holds_the_linac_up(
     lab.wait_for(lambda: journalled(spool).endswith(lab.message(1001)))
     facts = dict(notes(spool))["DROPPED"]
     assert facts["bytes"] == listener.status().dropped_bytes
+    assert not listener.status().losing
+    [line] = [line for line in said if "recording goes on" in line and "were lost" in line]
+    assert f"{facts['bytes']} bytes were lost since 20" in line
     assert facts["first_wall_ns"] <= facts["last_wall_ns"]
     [(session, messages)] = cut(Reader(folder).read())
     assert [event.kind for event in session.events if event.kind == "dropped"] == ["dropped"]
@@ -428,6 +434,48 @@ def test_a_disk_that_never_recovers_does_not_keep_the_recorder_from_closing(tmp_
     assert not recorder.close(0.3)
     assert time.monotonic() - began < 1
     writer.going.set()
+
+
+def test_why_nothing_can_be_written_is_said_once_a_minute_whatever_numbers_are_in_it(
+    tmp_path: Path, lab: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("linac.capture.recorder.RETRY_SECONDS", 0.02)
+    said: list[str] = []
+    writer = StallingWriter(tmp_path)
+    writer.error = "only 99 MB left"
+    recorder = Recorder(writer, said.append, queue_bytes=1000)
+    recorder.start()
+    for left in range(99, 90, -1):
+        writer.error = f"only {left} MB left"
+        recorder.data(b"x" * 400)
+        lab.wait_for(lambda: recorder.failing == writer.error)
+    assert len([line for line in said if line.startswith("only ")]) == 1
+    assert len([line for line in said if "being lost" in line]) == 1
+    monkeypatch.setattr("linac.capture.recorder.TELL_SECONDS", 0.0)
+    writer.error = "only 3 MB left"
+    lab.wait_for(lambda: said[-1] == "only 3 MB left")
+    recorder.data(b"x" * 400)
+    assert f"so far {recorder.dropped_bytes} bytes were lost since 20" in said[-1]
+    writer.error = ""
+    assert recorder.close(5.0)
+    assert f"{recorder.dropped_bytes} bytes were lost since 20" in "".join(said[-2:])
+
+
+def test_what_a_full_disk_takes_of_the_last_data_is_counted_to_the_byte(tmp_path: Path) -> None:
+    writer = StallingWriter(tmp_path)
+    recorder = Recorder(writer, lambda _: None)
+    recorder.start()
+    recorder.data(b"safe")
+    deadline = time.monotonic() + 10
+    while recorder.unsafe_bytes:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    writer.error = "No space left on device"
+    recorder.note(Kind.STARTED, pid=1)
+    for _ in range(3):
+        recorder.data(b"12345")
+    assert not recorder.close(5.0)
+    assert recorder.unsafe_bytes == 15
 
 
 def test_headers_are_counted_however_the_bytes_are_cut(lab: SimpleNamespace) -> None:

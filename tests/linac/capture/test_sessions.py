@@ -244,6 +244,24 @@ def test_a_gap_at_the_end_of_a_session_belongs_to_it(lab: SimpleNamespace) -> No
     script.data(*lab.session("TEST-2", 5, first=40), *lab.idle(2, 45))
     (one, _), (two, _) = cut(script.entries)
     assert kinds(one) == kinds(two) == ["reconnect"], "the last of one or the first of the other may be missing"
+    assert (one.gaps, two.gaps) == (1, 0), "but it was one interruption"
+    assert (two.missing, two.at_least) == (0, False)
+
+
+def test_a_gap_after_which_nothing_comes_for_long_is_not_counted_again_with_the_next_patient(lab: SimpleNamespace) -> None:
+    script = lab.Script().data(*lab.session("TEST-1", 10)).note(Kind.DISCONNECTED, reason="x").note(Kind.CONNECTED, seconds=1000)
+    script.data(*lab.session("TEST-2", 5, first=40), *lab.idle(2, 45))
+    script.note(Kind.DISCONNECTED, reason="y").note(Kind.CONNECTED, seconds=9)
+    script.data(*lab.session("TEST-3", 5, first=60), *lab.idle(2, 65))
+    assert [session.gaps for session, _ in cut(script.entries)] == [1, 0, 1]
+
+
+def test_what_the_journal_lost_before_the_first_message_is_a_gap_of_its_session(lab: SimpleNamespace) -> None:
+    script = lab.Script()
+    script.entries.append(Entry(Position(2, 0), Position(2, 0), Damage("journal records 1 to 50 are missing", 0)))
+    script.data(*lab.session("TEST-1", 12, first=50), *lab.idle(2, 62))
+    [(session, _)] = cut(script.entries)
+    assert (kinds(session), session.gaps, session.missing, session.at_least) == (["damaged"], 1, 0, True)
 
 
 def steps_of(cutter: SessionCutter, entries: list[Entry]) -> list[Kept | Ended]:
@@ -364,3 +382,12 @@ def test_without_a_known_rate_the_number_missing_is_a_lower_bound(lab: SimpleNam
     assert told_gaps(1, 0, at_least=True) == "1 gap (an unknown number of messages missing)"
     assert told_gaps(1, 1, at_least=False) == "1 gap (about 1 message missing)"
     assert told_gaps(2, 0, at_least=False) == "2 gaps (no message known to be missing)"
+
+
+def test_a_wrong_date_makes_no_millions_of_missing_messages(lab: SimpleNamespace) -> None:
+    script = lab.Script().data(*lab.session("TEST-1", 60))
+    script.data(lab.message(70, patient="TEST-1", mu=60.0, time=lab.START + timedelta(days=900)))
+    script.data(*lab.session("TEST-1", 12, first=72), *lab.idle(2, 84))
+    [(session, _)] = cut(script.entries)
+    assert [(event.missing, event.about) for event in session.events if event.kind == "counter_jump"] == [(10, None), (1, None)]
+    assert (session.missing, session.at_least) == (11, True)
