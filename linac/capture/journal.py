@@ -292,6 +292,7 @@ class Reader:
         self.position = position or Position(0, 0)
         self.at_end = False
         self._run = (run_of(folder, position.sequence) if position and position.offset else None) or ""
+        self._whole = self.position == Position(0, 0)  # else segments before it may have had their time
         self._last: int | None = None  # number of the last record of this run
         self._damage: list[Entry] = []  # held back until the next record tells whether anything is lost
         self._packed: _Packed | None = None
@@ -370,7 +371,8 @@ class Reader:
             run = str(what.facts().get("run", ""))
             if run == self._run:
                 return
-            self._run, self._last = run, 0
+            self._last = 0 if self._run or self._whole else None
+            self._run = run
         elif self._last is not None:
             if what.number <= self._last:
                 return

@@ -406,3 +406,20 @@ def test_the_spool_is_for_its_own_account_alone(tmp_path: Path) -> None:
     places.folder.chmod(0o750)  # what an administrator chose stays
     places.make()
     assert stat.S_IMODE(places.folder.stat().st_mode) == 0o750
+
+
+def test_reading_from_a_later_segment_on_finds_nothing_missing_before_it(tmp_path: Path) -> None:
+    """Older segments have their time and go; only who reads from the very first on may say that they are missing."""
+    writer = Writer(tmp_path, "4299", segment_bytes=1000)
+    write(writer, *[b"x" * 400] * 12)
+    writer.close()
+    first, second, *_ = sorted(journal.segments(tmp_path))
+    all_of_it, damages = read_all(tmp_path)
+    assert (len(all_of_it), damages) == (12, [])
+    journal.segments(tmp_path)[first].unlink()
+    later, damages = read_all(tmp_path, Position(second, 0))
+    assert 0 < len(later) < 12
+    assert damages == []
+    _, damages = read_all(tmp_path)
+    assert len(damages) == 1
+    assert "are missing" in damages[0].reason
