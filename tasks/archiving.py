@@ -39,6 +39,10 @@ class Archiving(threading.Thread):
         found = []
         while not self.rounds.empty():
             found.append(self.rounds.get())
+        hanging = self._archiver.hanging() if self._archiver is not None else ""
+        if hanging and not found:
+            self._before = Round([], hanging, self._before.warnings)  # the next round is news, whatever comes of it
+            found.append(self._before)
         return found
 
     def finish(self, seconds: float) -> bool:
