@@ -109,16 +109,20 @@ def config_steps(linac: Linac, site: str = "", removed: bool = False) -> list[St
 def _config_step(linac: Linac, site: str, removed: bool) -> Step:
     share = linac.site.pymedphys_config
     assert share is not None  # noqa: S101 (see config_steps)
+
+    def made(text: str) -> config.Change:
+        return config.remove(text, linac.serial) if removed else config.update(text, config_entry(linac, site, text))
+
     with share.connect() as folder:
         folder.check()
         text = config.read(folder)
-        change = config.remove(text, linac.serial) if removed else config.update(text, config_entry(linac, site, text))
+        change = made(text)
         if change.changed:
             config.writable(folder)
 
     def do() -> None:
         with share.connect() as opened:
-            config.write(opened, change, datetime.now(ZoneInfo(linac.site.time_zone)))
+            config.write(opened, change, datetime.now(ZoneInfo(linac.site.time_zone)), again=made)
 
     kind = "" if not change.changed else MADE if not text else "updated, with a dated backup beside it"
     return Step(f"PyMedPhys configuration, {config.NAME} in {share.path}", kind, do, change.diff)

@@ -80,6 +80,15 @@ class TestPyMedPhysConfiguration:
         assert "2619" in path.read_text()
         assert not only(files.config_steps(linac, removed=True)).change
 
+    def test_what_somebody_else_changed_since_the_plan_stays(self, make: Callable[..., Linac], tmp_path: Path) -> None:
+        path = tmp_path / "pymedphys" / "config.toml"
+        path.write_text(CONFIG)
+        step = only(files.config_steps(make(), "nbcc"))
+        path.write_text(CONFIG + "# and Joe\n")
+        do(step)
+        assert 'name = "4299"' in path.read_text()
+        assert "# and Joe" in path.read_text()
+
     def test_a_new_file_names_the_folders(self, make: Callable[..., Linac], tmp_path: Path) -> None:
         import tomllib
 
