@@ -130,8 +130,9 @@ def _config_step(linac: Linac, site: str, removed: bool) -> Step:
 
 def config_entry(linac: Linac, site: str, text: str) -> config.Entry:
     """What the file shall say of a linac. Folders that it names for the site already stay: people may have chosen others."""
-    sites = {str(item["name"]): item for item in config.check(text).get("site", [])}
-    name = next((known for known in sites if known.lower() in (site.lower(), linac.site.name.lower())), site or linac.site.name)
+    data = config.check(text)
+    sites = {str(item["name"]): item for item in data.get("site", [])}
+    name = config.site_name(data, site, linac.site.name) or site or linac.site.name
     known = sites.get(name, {}).get("export-directories", {})
     records, iview = linac.site.records.path, linac.site.iview
     patients, live = _below(records, "iCom", "patients"), _below(records, "iCom", "live")

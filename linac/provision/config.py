@@ -44,8 +44,9 @@ import tomllib
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any
 
 import tomlkit
@@ -122,6 +123,7 @@ def update(text: str, entry: Entry) -> Change:
     for address in (entry.address, entry.samba_address or entry.address):
         checked_address(address)
     data = check(text)
+    entry = replace(entry, site=site_name(data, entry.site) or entry.site)
     _contradictions(data, entry)
     newline, plain = _unified(text)
     wanted = _meaning(data, entry)
@@ -134,6 +136,14 @@ def update(text: str, entry: Entry) -> Change:
     except tomllib.TOMLDecodeError as error:
         raise _strange(UNSAFE) from error
     return _finished(text, plain, newline, wanted)
+
+
+def site_name(data: Data, *wanted: str) -> str:
+    """What the file calls a site of one of these names, which may differ in capitals; empty where there is none."""
+    known = [str(site["name"]) for site in data.get("site", [])]
+    exact = (name for name in wanted if name in known)
+    alike = (name for name in known if name.casefold() in [one.casefold() for one in wanted])
+    return next(chain(exact, alike), "")
 
 
 def remove(text: str, serial: str) -> Change:

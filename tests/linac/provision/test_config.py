@@ -237,6 +237,17 @@ def test_any_name_comes_back_from_the_file_in_ascii(site: str, value: str, name:
     assert not config.update(change.after, entry).changed
 
 
+def test_a_site_is_the_same_in_capitals() -> None:
+    upper, both = FLAT.replace('"nbcc"', '"NBCC"'), FLAT + '\n[[site]]\nname = "NBCC"\n'
+    for text, site, expected in ((upper, "nbcc", ["NBCC"]), (both, "NBCC", ["nbcc", "NBCC"]), (both, "Nbcc", ["nbcc", "NBCC"])):
+        change = config.update(text, Entry(site, "4299", "192.168.17.40"))
+        sites = tomllib.loads(change.after)["site"]
+        assert [one["name"] for one in sites] == expected
+        (at,) = [one["name"] for one in sites if "4299" in [linac["name"] for linac in one.get("linac", [])]]
+        assert at == (site if site in expected else expected[0])
+        assert not config.update(change.after, Entry(site, "4299", "192.168.17.40")).changed
+
+
 def test_the_file_is_replaced_with_a_dated_backup(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_bytes(FULL.encode())
     with connect(tmp_path) as folder:
