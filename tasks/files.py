@@ -109,16 +109,20 @@ def config_steps(linac: Linac, site: str = "", removed: bool = False) -> list[St
 def _config_step(linac: Linac, site: str, removed: bool) -> Step:
     share = linac.site.pymedphys_config
     assert share is not None  # noqa: S101 (see config_steps)
+
+    def made(text: str) -> config.Change:
+        return config.remove(text, linac.serial) if removed else config.update(text, config_entry(linac, site, text))
+
     with share.connect() as folder:
         folder.check()
         text = config.read(folder)
-        change = config.remove(text, linac.serial) if removed else config.update(text, config_entry(linac, site, text))
+        change = made(text)
         if change.changed:
             config.writable(folder)
 
     def do() -> None:
         with share.connect() as opened:
-            config.write(opened, change, datetime.now(ZoneInfo(linac.site.time_zone)))
+            config.write(opened, change, datetime.now(ZoneInfo(linac.site.time_zone)), again=made)
 
     kind = "" if not change.changed else MADE if not text else "updated, with a dated backup beside it"
     return Step(f"PyMedPhys configuration, {config.NAME} in {share.path}", kind, do, change.diff)
@@ -126,8 +130,9 @@ def _config_step(linac: Linac, site: str, removed: bool) -> Step:
 
 def config_entry(linac: Linac, site: str, text: str) -> config.Entry:
     """What the file shall say of a linac. Folders that it names for the site already stay: people may have chosen others."""
-    sites = {str(item["name"]): item for item in config.check(text).get("site", [])}
-    name = next((known for known in sites if known.lower() in (site.lower(), linac.site.name.lower())), site or linac.site.name)
+    data = config.check(text)
+    sites = {str(item["name"]): item for item in data.get("site", [])}
+    name = config.site_name(data, site, linac.site.name) or site or linac.site.name
     known = sites.get(name, {}).get("export-directories", {})
     records, iview = linac.site.records.path, linac.site.iview
     patients, live = _below(records, "iCom", "patients"), _below(records, "iCom", "live")

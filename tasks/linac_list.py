@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.utilities.callables import ParameterSchema
 
+from blocks import block_name
 from linac.errors import SetupError
 from tasks.record import listed
 from tasks.reports import artifact_key, table
@@ -48,9 +50,12 @@ def read_list(file: str, site: str, schema: ParameterSchema, dry_run: bool) -> l
     path = Path(file.strip().strip('"'))
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise SetupError(f"The list {path} cannot be read: {reason}. Give its path on the worker's computer.") from error
+    except OSError as error:
+        raise SetupError(f"The list {path} cannot be read: {error.strerror}. Give its path on the worker's computer.") from error
+    except UnicodeDecodeError as error:
+        raise SetupError(
+            f'The list {path} is not UTF-8 text. In Excel save it as "CSV UTF-8", elsewhere choose the encoding UTF-8.'
+        ) from error
     rows = rows_of_toml(text) if path.suffix.lower() == ".toml" else rows_of_csv(text, schema)
     return checked(rows, site, schema, dry_run)
 
@@ -73,12 +78,17 @@ def rows_of_toml(text: str) -> list[dict[str, Any]]:
 
 
 def rows_of_csv(text: str, schema: ParameterSchema) -> list[dict[str, Any]]:
-    """The lines of a CSV file, with the fields' names in its first. Commas, semicolons or tabs separate. Raises `SetupError`."""
+    """The lines of a CSV file, with the fields' names in its first. Commas, semicolons or tabs separate. Raises `SetupError`.
+
+    A line `sep=;` may stand above, for Excel.
+    """
+    named = re.match(r'"?sep=([,;\t])"?[ ,;\t]*\r?\n', text, re.IGNORECASE)
+    text = text[named.end() :] if named else text
     head = text.splitlines()[0] if text.strip() else ""
-    separator = max(",;\t", key=head.count)
+    separator = named[1] if named else max(",;\t", key=head.count)
     rows: list[dict[str, Any]] = []
     mistakes: list[str] = []
-    for number, row in enumerate(csv.DictReader(io.StringIO(text), delimiter=separator), start=2):
+    for number, row in enumerate(csv.DictReader(io.StringIO(text), delimiter=separator), start=3 if named else 2):
         if None in row:
             mistakes.append(f"Line {number} of the list has more cells than its first line has names.")
             continue
@@ -129,9 +139,25 @@ def checked(rows: list[dict[str, Any]], site: str, schema: ParameterSchema, dry_
     if unknown:
         mistakes.append(f"The fields are {', '.join(schema.properties)}.")
     mistakes += [f"Two linacs of the list have the {name} {value}. Correct one of them." for name, value in given_twice(answers)]
+    mistakes += [f"The serials {' and '.join(alike)} are too much alike: {SAME_NAME}." for alike in same_blocks(answers)]
     if mistakes:
         raise SetupError(" ".join(mistakes))
     return answers
+
+
+SAME_NAME = "capitals, _ and - make no difference in the names that Prefect gives them. Change one of them"
+
+
+def same_blocks(answers: list[dict[str, Any]]) -> list[list[str]]:
+    """Different serials whose blocks would have one name; those that differ in capitals alone are given twice already.
+
+    >>> same_blocks([{"serial": "4299_A"}, {"serial": "4299-a"}, {"serial": "2619"}])
+    [['4299_A', '4299-a']]
+    """
+    found: dict[str, dict[str, str]] = {}
+    for serial in (str(item["serial"]) for item in answers if item.get("serial")):
+        found.setdefault(block_name(serial), {}).setdefault(serial.lower(), serial)
+    return [list(alike.values()) for alike in found.values() if len(alike) > 1]
 
 
 UNIQUE = {"serial": (), "address": ("icom_port",), "iview_alias": ("site",)}

@@ -10,6 +10,7 @@ from prefect.client.orchestration import get_client
 
 from blocks import Linac, Share, Site, block_name, load
 from linac.capture import control
+from linac.provision import config
 from linac.transport import Folder, connect
 from linac.transport.records import MARK, mark
 from tasks import automations, pushing, recording, tunnels
@@ -103,6 +104,11 @@ def kept(linac: Linac) -> list[str]:
         "the reports of its runs, on the Prefect server",
         f"the Site block {site.name}, its shares and accounts",
     ]
+    if site.pymedphys_config is not None:
+        left.append(
+            f"in {config.NAME} in {site.pymedphys_config.path}: its site (with linac = [] if no linac of it is left), the site's "
+            "export-directories and [icom] patient_directories; beside it a .bak for each change: these may be deleted"
+        )
     if not by_worker(linac):
         where = linac.recorded_by or "the capture host"
         service = f"its service on {where}, which goes on recording until IT uninstalls it with the copy of the scripts there"

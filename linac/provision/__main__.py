@@ -175,9 +175,11 @@ def _config(chosen: argparse.Namespace) -> int:
     path = Path(chosen.file).absolute()
     path = path / config.NAME if path.is_dir() else path
     folder: Folder = LocalFolder(path.parent)
-    text = config.read(folder, path.name)
     if chosen.remove:
-        change = config.remove(text, chosen.serial)
+
+        def made(text: str) -> config.Change:
+            return config.remove(text, chosen.serial)
+
     else:
         if not chosen.site or not chosen.address:
             raise SetupError("Give the linac's --site and its --address (or --remove).")
@@ -201,7 +203,11 @@ def _config(chosen: argparse.Namespace) -> int:
             trf=chosen.trf_dir,
             mosaiq={key: value for key, value in mosaiq.items() if value},
         )
-        change = config.update(text, entry)
+
+        def made(text: str) -> config.Change:
+            return config.update(text, entry)
+
+    change = made(config.read(folder, path.name))
     if not change.changed:
         print(f"{path}: unchanged.")
         return 0
@@ -211,7 +217,7 @@ def _config(chosen: argparse.Namespace) -> int:
     if chosen.dry_run:
         print(f"\n{path}: this is what would be changed; nothing was.")
         return 0
-    backup = config.write(folder, change, datetime.now().astimezone(), name)
+    backup = config.write(folder, change, datetime.now().astimezone(), name, made)
     print(f"\n{path}: changed." + (f" What it was is in {backup} beside it." if backup else ""))
     return 0
 

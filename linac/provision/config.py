@@ -39,12 +39,14 @@ import os
 import re
 import shutil
 import stat
+import time
 import tomllib
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from itertools import chain
 from typing import Any
 
 import tomlkit
@@ -56,6 +58,12 @@ from linac.provision.services import checked_address
 from linac.transport.paths import ASIDE, Folder, LocalFolder, explain, replace_local
 
 NAME = "config.toml"
+
+WAIT_SECONDS, PAUSE_SECONDS = 10.0, 0.1
+"""How long to wait for another who writes the file."""
+
+STALE_SECONDS = 600.0
+"""A writer's lock of this age was left by a crash or a power cut: writing takes a moment."""
 
 UNSAFE = "it is written in a way that this program cannot change safely"
 
@@ -115,6 +123,7 @@ def update(text: str, entry: Entry) -> Change:
     for address in (entry.address, entry.samba_address or entry.address):
         checked_address(address)
     data = check(text)
+    entry = replace(entry, site=site_name(data, entry.site) or entry.site)
     _contradictions(data, entry)
     newline, plain = _unified(text)
     wanted = _meaning(data, entry)
@@ -127,6 +136,14 @@ def update(text: str, entry: Entry) -> Change:
     except tomllib.TOMLDecodeError as error:
         raise _strange(UNSAFE) from error
     return _finished(text, plain, newline, wanted)
+
+
+def site_name(data: Data, *wanted: str) -> str:
+    """What the file calls a site of one of these names, which may differ in capitals; empty where there is none."""
+    known = [str(site["name"]) for site in data.get("site", [])]
+    exact = (name for name in wanted if name in known)
+    alike = (name for name in known if name.casefold() in [one.casefold() for one in wanted])
+    return next(chain(exact, alike), "")
 
 
 def remove(text: str, serial: str) -> Change:
@@ -207,19 +224,58 @@ def read(folder: Folder, name: str = NAME) -> str:
         ) from error
 
 
-def write(folder: Folder, change: Change, now: datetime, name: str = NAME) -> str:
+def write(folder: Folder, change: Change, now: datetime, name: str = NAME, again: Callable[[str], Change] | None = None) -> str:
     """Replace the file by what `change` says, whole; the name of the backup beside it, or nothing if there is none.
 
     `now` dates the backup. Of a file on this computer the mode stays, and a link to it too: the file that it leads to is
-    replaced. Raises `StorageError`, and `SetupError` if somebody has changed the file since it was read, or it is read-only.
+    replaced. Of several who write at the same time one waits for the other. `again` makes the change to a text that somebody
+    has changed since it was read.
+
+    Raises `StorageError`, and `SetupError` if the file was changed without `again`, is not understood any more, is read-only, or
+    another writes it for longer than `WAIT_SECONDS`.
     """
     if not change.changed:
         return ""
     folder, name = writable(folder, name)
-    if read(folder, name) != change.before:
-        raise SetupError(
-            f"{folder.location}: somebody has just changed {name}. Run this again, it then starts from what is there now."
-        )
+    with _alone(folder, name):
+        text = read(folder, name)
+        if text != change.before:
+            if again is None:
+                raise SetupError(
+                    f"{folder.location}: somebody has just changed {name}. Run this again, it then starts from what is there now."
+                )
+            change = again(text)
+        return _exchange(folder, name, change, now) if change.changed else ""
+
+
+@contextlib.contextmanager
+def _alone(folder: Folder, name: str) -> Iterator[None]:
+    """Only one at a time is in here, of all computers: it has made the file `<name>.lock`, which goes at the end.
+
+    One that a power cut left is taken away by its age, for which clocks need to agree only roughly.
+    """
+    lock, own, until = f"{name}.lock", uuid.uuid4().hex.encode(), time.monotonic() + WAIT_SECONDS
+    while not folder.create(lock, own):
+        found = folder.find(lock)
+        if found is not None and (datetime.now(UTC) - found.modified).total_seconds() > STALE_SECONDS:
+            folder.remove(lock)
+        elif time.monotonic() >= until:
+            raise SetupError(
+                f"{folder.location}: another run is just changing {name}. Run this again in a moment. If nobody changes it, "
+                f"remove {lock} there. Nothing was changed."
+            )
+        else:
+            time.sleep(PAUSE_SECONDS)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(LinacError):  # what was done is done; the next one waits, or takes it away
+            if folder.read(lock) == own:
+                folder.remove(lock)
+
+
+def _exchange(folder: Folder, name: str, change: Change, now: datetime) -> str:
+    """Backup, then replace; the backup's name."""
     backup = ""
     if change.before:
         backup = f"{name}.{now:%Y%m%d-%H%M%S}.bak"

@@ -59,7 +59,21 @@ class Windows:
         known = sums(there)
         if status == 0:
             known = dict(known.items() & sums(coming).items())
-        return known
+        if not known:
+            return {}
+        _, said = self.host.run(self._line(f'dir /s /b /a:-d "{self.home}"'), COMMAND_SECONDS)
+        seen = self._names(said)
+        if SUMS.lower() not in seen:  # a listing that is not understood: the list is all there is
+            return known
+        return {name: digest if name.lower() in seen else "" for name, digest in known.items()}
+
+    def _names(self, said: str) -> set[str]:
+        """The files of a listing of `home`, as the bundle names them, in small letters.
+
+        What stands before them is told by its depth alone: the host says it in its code page.
+        """
+        depth = len(PureWindowsPath(self.home).parts)
+        return {"/".join(line.strip().lower().split("\\")[depth:]) for line in said.splitlines()}
 
     def in_use(self, name: str, running: Sequence[str]) -> bool:
         """Programs that run cannot be replaced on Windows, and modules that are still to be loaded must be those of the start."""

@@ -32,7 +32,7 @@ class System(Protocol):
         """What its service is called."""
 
     def found(self) -> dict[str, str]:
-        """The bundle's files that are known to be there, and their checksums."""
+        """The files of the bundle there by its list, and their checksums; none for one that is missing or damaged."""
 
     def in_use(self, name: str, running: Sequence[str]) -> bool:
         """Whether a file cannot be replaced while the listeners of these linacs run."""

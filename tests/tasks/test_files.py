@@ -12,7 +12,7 @@ from blocks import Linac, Share, Site
 from blocks.linac import Service
 from linac.provision import Listening, Services
 from linac.provision.bundle import bundle_files
-from tasks import files
+from tasks import files, steps
 from tasks.plan import Step
 
 CONFIG = """# Ask Jane before you change this.
@@ -47,8 +47,8 @@ def make(tmp_path: Path) -> Callable[..., Linac]:
     return made
 
 
-def only(steps: list[Step]) -> Step:
-    (step,) = steps
+def only(found: list[Step]) -> Step:
+    (step,) = found
     assert not step.problem, step.problem
     return step
 
@@ -80,6 +80,15 @@ class TestPyMedPhysConfiguration:
         assert "2619" in path.read_text()
         assert not only(files.config_steps(linac, removed=True)).change
 
+    def test_what_somebody_else_changed_since_the_plan_stays(self, make: Callable[..., Linac], tmp_path: Path) -> None:
+        path = tmp_path / "pymedphys" / "config.toml"
+        path.write_text(CONFIG)
+        step = only(files.config_steps(make(), "nbcc"))
+        path.write_text(CONFIG + "# and Joe\n")
+        do(step)
+        assert 'name = "4299"' in path.read_text()
+        assert "# and Joe" in path.read_text()
+
     def test_a_new_file_names_the_folders(self, make: Callable[..., Linac], tmp_path: Path) -> None:
         import tomllib
 
@@ -100,6 +109,12 @@ class TestPyMedPhysConfiguration:
         linac = make()
         linac.site.pymedphys_config = None
         assert files.config_steps(linac, "nbcc") == []
+        assert "config.toml" not in " ".join(steps.kept(linac))
+
+    def test_what_a_removal_leaves_in_it_is_named(self, make: Callable[..., Linac], tmp_path: Path) -> None:
+        left = next(line for line in steps.kept(make()) if f"config.toml in {tmp_path / 'pymedphys'}" in line)
+        for words in ("linac = []", "export-directories", "[icom] patient_directories", ".bak"):
+            assert words in left
 
 
 class TestServices:

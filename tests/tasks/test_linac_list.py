@@ -97,6 +97,36 @@ def test_mistakes(tmp_path: Path, schema: ParameterSchema, name: str, text: str,
         read_list(write(tmp_path, name, text), "", schema, False)
 
 
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16"])
+def test_a_list_in_an_encoding_of_excels_own_is_refused_with_what_to_choose_there(
+    encoding: str, tmp_path: Path, schema: ParameterSchema
+) -> None:
+    path = tmp_path / "l.csv"
+    path.write_text("serial;address;site;done_by\n1;a;x;Jos\u00e9\n", encoding=encoding)
+    with pytest.raises(SetupError, match='In Excel save it as "CSV UTF-8"'):
+        read_list(str(path), "", schema, False)
+
+
+@pytest.mark.parametrize("separator", [";", ",", "\t"])
+@pytest.mark.parametrize("line", ["sep={}", '"sep={}"'])
+def test_the_line_that_tells_excel_the_separator_is_no_line_of_the_list(
+    line: str, separator: str, tmp_path: Path, schema: ParameterSchema
+) -> None:
+    text = f"{line.format(separator)}\nserial;address;site;icom_port\n1;a;x;{{}}\n".replace(";", separator)
+    (only,) = read_list(write(tmp_path, "l.csv", text.format("1706")), "", schema, False)
+    assert only == {"serial": "1", "address": "a", "site": "x", "icom_port": 1706}
+    with pytest.raises(SetupError, match="Line 3 of the list: icom_port"):
+        read_list(write(tmp_path, "l.csv", text.format("many")), "", schema, False)
+
+
+def test_serials_that_prefect_would_give_one_name_are_refused_with_the_other_mistakes(
+    tmp_path: Path, schema: ParameterSchema
+) -> None:
+    text = "serial,address,site\n4299_A,a,x\n4299-a,b,x\n2619,a,x\n"
+    with pytest.raises(SetupError, match=r"have the address a\..*The serials 4299_A and 4299-a are too much alike"):
+        read_list(write(tmp_path, "l.csv", text), "", schema, False)
+
+
 def test_all_mistakes_are_told_at_once(tmp_path: Path, schema: ParameterSchema) -> None:
     text = "serial,address,site,colour\n1,a,x,\n1,b,,\n3,A,x,red\n4,,x,\n"
     with pytest.raises(SetupError) as caught:

@@ -1,10 +1,13 @@
 """PyMedPhys's config.toml: what people wrote stays, what is new is right, and a file that is not understood is left alone."""
 
+import contextlib
 import errno
 import importlib.util
 import os
 import re
+import threading
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -234,6 +237,17 @@ def test_any_name_comes_back_from_the_file_in_ascii(site: str, value: str, name:
     assert not config.update(change.after, entry).changed
 
 
+def test_a_site_is_the_same_in_capitals() -> None:
+    upper, both = FLAT.replace('"nbcc"', '"NBCC"'), FLAT + '\n[[site]]\nname = "NBCC"\n'
+    for text, site, expected in ((upper, "nbcc", ["NBCC"]), (both, "NBCC", ["nbcc", "NBCC"]), (both, "Nbcc", ["nbcc", "NBCC"])):
+        change = config.update(text, Entry(site, "4299", "192.168.17.40"))
+        sites = tomllib.loads(change.after)["site"]
+        assert [one["name"] for one in sites] == expected
+        (at,) = [one["name"] for one in sites if "4299" in [linac["name"] for linac in one.get("linac", [])]]
+        assert at == (site if site in expected else expected[0])
+        assert not config.update(change.after, Entry(site, "4299", "192.168.17.40")).changed
+
+
 def test_the_file_is_replaced_with_a_dated_backup(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_bytes(FULL.encode())
     with connect(tmp_path) as folder:
@@ -252,6 +266,59 @@ def test_the_file_is_replaced_with_a_dated_backup(tmp_path: Path) -> None:
         "config.toml.20261122-231500-1.bak",
         "config.toml.20261122-231500.bak",
     ]
+
+
+def test_of_two_who_write_at_once_both_linacs_are_entered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.toml").write_bytes(FULL.encode())
+    before, compared = FULL, threading.Barrier(2)
+    read = config.read
+
+    def slow(folder: Any, name: str = config.NAME) -> str:
+        text = read(folder, name)
+        with contextlib.suppress(threading.BrokenBarrierError):  # without a lock both get here before one has written
+            compared.wait(0.5)
+        return text
+
+    def enter(serial: str, address: str) -> None:
+        def made(text: str) -> config.Change:
+            return config.update(text, Entry("nbcc", serial, address))
+
+        with connect(tmp_path) as folder:
+            config.write(folder, made(before), NOW, again=made)
+
+    monkeypatch.setattr(config, "read", slow)
+    with ThreadPoolExecutor(2) as both:
+        for done in [both.submit(enter, "4299", "192.168.17.40"), both.submit(enter, "9183", "192.168.17.41")]:
+            done.result(30)
+    names = [linac["name"] for site in tomllib.loads((tmp_path / "config.toml").read_text())["site"] for linac in site["linac"]]
+    assert {"4299", "9183"} < set(names)
+    assert not (tmp_path / "config.toml.lock").exists()
+
+
+def test_a_file_that_was_changed_since_and_is_not_understood_any_more_is_left(change: config.Change, tmp_path: Path) -> None:
+    real = tmp_path / "real"
+    (real / "config.toml").write_text("[[site\n")
+    with connect(real) as folder, pytest.raises(SetupError, match="cannot be read"):
+        config.write(folder, change, NOW, again=lambda text: config.update(text, Entry("nbcc", "4299", "192.168.17.40")))
+    assert {path.name: path.read_text() for path in real.iterdir()} == {"config.toml": "[[site\n"}
+
+
+def test_another_writer_is_waited_for_and_what_a_crash_left_goes(
+    change: config.Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config, "WAIT_SECONDS", 0.3)
+    real = tmp_path / "real"
+    lock = real / "config.toml.lock"
+    lock.write_bytes(b"another's")
+    with connect(real) as folder:
+        with pytest.raises(SetupError, match=r"another run is just changing config\.toml"):
+            config.write(folder, change, NOW)
+        assert lock.read_bytes() == b"another's"
+        assert (real / "config.toml").read_bytes() == FULL.encode()
+        os.utime(lock, (lock.stat().st_mtime - 2 * config.STALE_SECONDS,) * 2)
+        config.write(folder, change, NOW)
+    assert (real / "config.toml").read_text() == change.after
+    assert not lock.exists()
 
 
 @pytest.fixture

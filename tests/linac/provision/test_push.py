@@ -14,7 +14,8 @@ from linac.capture import control
 from linac.errors import SetupError, UnreachableError
 from linac.provision import NSSM, SYSTEMD, Listening, Services
 from linac.provision.__main__ import main
-from linac.provision.push import push
+from linac.provision.push import _files, _pending, _placed, push
+from linac.provision.push_linux import Linux
 from linac.simulator import SimulatedLinac
 from linac.simulator.sshd import is_installed
 from tests.linac.provision.linux_host import linux_host
@@ -76,6 +77,29 @@ def test_a_push_ends_with_messages_and_pushing_again_changes_nothing(
         assert now.pid == status.pid  # the recording went on
         assert now.reconnects == status.reconnects
         assert not [path for path in lab.top.iterdir() if path.name.startswith("opt.")]
+
+
+def test_a_file_that_is_missing_or_damaged_on_the_host_is_copied_again(lab: SimpleNamespace) -> None:
+    what = Services(SYSTEMD, (Listening("4299", "192.168.17.40"),), str(lab.top / "records"), str(lab.spool))
+    system = Linux(lab.gateway, what, lab.home)
+    files = _files(what, None, lab.home)
+
+    def placed() -> list[str]:
+        pending = _pending(system, files, what)
+        _placed(system, files, pending)
+        return sorted(pending.changed)
+
+    assert len(placed()) > 10
+    assert placed() == []
+    gone, damaged = "program/linac/errors.py", "services-install.sh"
+    (Path(lab.home) / gone).unlink()
+    (Path(lab.home) / damaged).write_bytes(files[damaged][:-1] + b"#")
+    assert placed() == [gone, damaged]
+    for name in (gone, damaged):
+        assert (Path(lab.home) / name).read_bytes() == files[name]
+    assert placed() == []
+    put(lab, "sha256sum", "exit 127")
+    assert placed() == [], "without that program the list counts"
 
 
 def test_a_dry_run_shows_what_would_be_copied_and_started(lab: SimpleNamespace, capsys: Any, monkeypatch: Any) -> None:

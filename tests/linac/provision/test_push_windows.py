@@ -173,6 +173,23 @@ def test_a_login_shell_may_be_powershell(lab: SimpleNamespace) -> None:
     system.place(files, ["program/a.py", "4299_listening.bat"], ["not-there.txt"])
     assert {path.relative_to(lab.folder).as_posix(): path.read_bytes() for path in lab.folder.rglob("*.*")} == files
     assert system.found() == {"program/a.py": "0" * 64}
+    (lab.folder / "program" / "a.py").unlink()
+    assert system.found() == {"program/a.py": ""}, "what is missing there is copied again"
+
+
+@pytest.mark.parametrize("home", ["C:\\linac-listener", "D:\\Größe (x86)\\linac-listener"])
+def test_files_are_told_from_a_listing_in_whatever_code_page(home: str) -> None:
+    def run(command: str, *_: Any) -> tuple[int, str]:
+        if command.startswith("type"):
+            return (0, f"{'0' * 64} *program/linac/a.py\n{'1' * 64} *a.py\n") if command.endswith('SHA256SUMS.txt"') else (1, "")
+        names = [] if broken else ["SHA256SUMS.txt", "program\\Linac\\a.py", "program\\linac\\b.py"]
+        return 0, "".join(f"{home}\\{name}\r\n" for name in names).replace("ö", "\ufffd") + "Windows_NT"
+
+    broken = False
+    host: Any = SimpleNamespace(run=run)
+    assert PushedWindows(host, home).found() == {"program/linac/a.py": "0" * 64, "a.py": ""}
+    broken = True
+    assert PushedWindows(host, home).found() == {"program/linac/a.py": "0" * 64, "a.py": "1" * 64}
 
 
 def test_a_linac_more_a_linac_less_and_a_push_that_broke_off_leave_the_running_one_alone(
