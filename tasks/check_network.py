@@ -13,6 +13,7 @@ from blocks import Linac
 from linac.capture import check, control
 from linac.capture.check import Arrival, Probe
 from linac.capture.connection import resolve
+from linac.capture.lock import numbers
 from linac.capture.steadiness import RoundTrips, Steadiness, Trips, judge, measure
 from linac.errors import AlreadyRunningError, LinacError, UnreachableError
 from tasks.check import Check, Seen, failed, passed, warned
@@ -63,7 +64,7 @@ def watch(linac: Linac, seconds: float) -> Probe:
 def recorded_here(linac: Linac) -> bool:
     """Whether our listener on this computer is connected to this very address."""
     status = control.status(linac.spool, linac.serial)
-    return status is not None and status.running and (status.address, status.port) == (linac.address, linac.port)
+    return status is not None and status.running and status.port == linac.port and numbers(status.address) == numbers(linac.address)
 
 
 def steadiness(steady: Steadiness, trips: Trips) -> Check:

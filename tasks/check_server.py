@@ -2,7 +2,8 @@
 
 from blocks import Linac, block_name
 from linac.capture import control
-from linac.capture.lock import EndpointLock
+from linac.capture.lock import EndpointLock, numbers
+from linac.capture.status import Status
 from linac.errors import LinacError
 from tasks.check import Check, Seen, failed, passed, warned
 from tasks.check_folders import is_recorded_here
@@ -22,7 +23,7 @@ def unique(linac: Linac, in_service: list[Linac]) -> Check:
             continue
         if block_name(other.serial) == block_name(linac.serial):
             return failed(name, f"Linac {other.serial} in service has a name too much like it. Choose a clearly different name.")
-        if (other.address.lower(), other.port) == (linac.address.lower(), linac.port):
+        if _same(other, linac):
             return failed(
                 name, f"Linac {other.serial} in service has the address {linac.address} already. One of the two is wrong."
             )
@@ -37,10 +38,15 @@ def unique(linac: Linac, in_service: list[Linac]) -> Check:
     seen = f"{count} in service, none with this serial, address or iView alias." if count else "None in service."
     if before is None:
         return passed(name, seen)
-    if (before.address.lower(), before.port) != (linac.address.lower(), linac.port):
+    if not _same(before, linac):
         was = f"It is in service already, at {before.address} port {before.port}"
         return warned(name, f"{was}: this changes its address. Is it really the same machine?")
     return passed(name, f"{seen} It is in service itself already.")
+
+
+def _same(one: Linac | Status, other: Linac) -> bool:
+    """Whether both mean one iCom service, however its address is written."""
+    return one.port == other.port and numbers(one.address) == numbers(other.address)
 
 
 def _alias(linac: Linac) -> tuple[str, str]:
@@ -59,7 +65,7 @@ def listener(linac: Linac) -> Check:
     except LinacError as error:
         return failed(name, error)
     if status is not None and status.running:
-        if (status.address.lower(), status.port) == (linac.address.lower(), linac.port):
+        if _same(status, linac):
             return passed(name, f"Ours records it, process {status.pid}.")
         return warned(
             name, f"Ours records {status.address} port {status.port} under this serial; it is ended before the new one starts."

@@ -117,7 +117,9 @@ class TestTheLinac:
         try:
             assert linac.wait_for_client(10)
             lines = self.look(make(address=host, port=port))
+            self.look(make(address="localhost", port=port))
             assert len(linac.clients) == 1, "nobody else has connected, not even for a moment"
+            assert check_server.listener(make(address="localhost", port=port)).outcome is PASS
         finally:
             assert control.stop(tmp_path / "spool", "4299")
         assert lines["iCom messages"].outcome is PASS
@@ -390,6 +392,9 @@ class TestOthers:
         assert check_server.unique(mine, [make("2619", address="10.0.0.1")]).outcome is PASS
         assert "has the address" in check_server.unique(mine, [make("2619")]).seen
         assert "too much like it" in check_server.unique(make("Versa-HD"), [make("versa_hd", address="10.0.0.1")]).seen
+        for written in ("localhost", "LOCALHOST"):
+            assert "has the address" in check_server.unique(mine, [make("2619", address=written)]).seen
+            assert check_server.unique(mine, [make(address=written)]).outcome is PASS, "only written another way"
         moved = check_server.unique(mine, [make(address="10.0.0.1")])
         assert (moved.outcome, "changes its address" in moved.seen) == (WARN, True)
 
