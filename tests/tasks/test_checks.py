@@ -425,6 +425,25 @@ class TestOthers:
                 assert control.stop(tmp_path / "other", "4299")
             assert (found.outcome, "Another listener" in found.seen) == (FAIL, True)
 
+    def test_its_own_listener_does_not_keep_a_linac_from_another_host(self, make: Callable[..., Linac], tmp_path: Path) -> None:
+        from linac.capture import control
+
+        with SimulatedLinac("4299", speed=4) as linac:
+            host, port = linac.address
+            before = make(address=host, port=port)
+            other = make(address=host, port=port, capture_host="elsewhere.example", site_spool=str(tmp_path / "later"))
+            control.start("4299", host, port, before.spool)
+            try:
+                assert linac.wait_for_client(10)
+                own, unknown = check_server.listener(other, [before]), check_server.listener(other, [])
+                looked = check_network.look(other, 1.0, before)
+                assert len(linac.clients) == 1
+            finally:
+                assert control.stop(before.spool, "4299")
+            assert (own.outcome, "it is ended" in own.seen) == (PASS, True)
+            assert unknown.outcome is FAIL
+            assert any("our listener is connected" in check.seen for check in looked.checks)
+
 
 def test_a_look_that_cannot_be_made_is_a_failed_line_and_not_the_end(make: Callable[..., Linac]) -> None:
     from prefect.logging import disable_run_logger
