@@ -13,9 +13,11 @@ from blocks import Linac
 from linac.capture import check, control
 from linac.capture.check import Arrival, Probe
 from linac.capture.connection import resolve
+from linac.capture.lock import numbers
 from linac.capture.steadiness import RoundTrips, Steadiness, Trips, judge, measure
 from linac.errors import AlreadyRunningError, LinacError, UnreachableError
 from tasks.check import Check, Seen, failed, passed, warned
+from tasks.check_server import own_listener
 from tasks.drawing import as_image, draw_arrivals
 
 ICOM_WAIT_SECONDS = 10.0
@@ -29,15 +31,15 @@ CLOCK_NEAR_SECONDS = 300.0
 """A clock that drifted by so much, and is whole or half hours off besides, is still more likely in another time zone."""
 
 
-def look(linac: Linac, seconds: float) -> Seen:
-    """Watch the linac for so many seconds: address, port, messages, steadiness, clock."""
+def look(linac: Linac, seconds: float, before: Linac | None = None) -> Seen:
+    """Watch the linac for so many seconds: address, port, messages, steadiness, clock. `before`: its block in service now."""
     try:
         addresses = resolve(linac.serial, linac.address, linac.port)
     except UnreachableError as error:
         return Seen([failed(_address(linac), error)])
     with RoundTrips(linac.address) as asked:
         try:
-            seen = watch(linac, seconds)
+            seen = watch(linac, seconds, before)
         except LinacError as error:
             return Seen([_answer(linac, addresses, asked.result()), *_no_messages(linac, error)])
     trips = asked.result()
@@ -52,18 +54,22 @@ def look(linac: Linac, seconds: float) -> Seen:
     return Seen(checks, [_picture(linac, seen, steady, trips)])
 
 
-def watch(linac: Linac, seconds: float) -> Probe:
+def watch(linac: Linac, seconds: float, before: Linac | None = None) -> Probe:
     """What arrives from the linac, by the journal of our listener or, where none records it, by a connection for this look."""
     seen = None
     if recorded_here(linac):
         seen = check.probe_journal(linac.spool, linac.serial, seconds, ICOM_WAIT_SECONDS)
+    elif before is not None and own_listener(linac, before) is not None:
+        seen = check.probe_journal(before.spool, linac.serial, seconds, ICOM_WAIT_SECONDS)
     return seen or check.probe(linac.address, linac.port, linac.serial, seconds, ICOM_WAIT_SECONDS)
 
 
 def recorded_here(linac: Linac) -> bool:
     """Whether our listener on this computer is connected to this very address."""
     status = control.status(linac.spool, linac.serial)
-    return status is not None and status.running and (status.address, status.port) == (linac.address, linac.port)
+    return (
+        status is not None and status.running and status.port == linac.port and numbers(status.address) == numbers(linac.address)
+    )
 
 
 def steadiness(steady: Steadiness, trips: Trips) -> Check:

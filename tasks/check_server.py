@@ -1,8 +1,11 @@
 """What else is in service: no two linacs with one name or address, no second listener of ours on this linac."""
 
+from collections.abc import Sequence
+
 from blocks import Linac, block_name
 from linac.capture import control
-from linac.capture.lock import EndpointLock
+from linac.capture.lock import EndpointLock, numbers
+from linac.capture.status import Status
 from linac.errors import LinacError
 from tasks.check import Check, Seen, failed, passed, warned
 from tasks.check_folders import is_recorded_here
@@ -11,7 +14,8 @@ from tasks.provision import linacs_in_service
 
 def others(linac: Linac) -> Seen:
     """The linacs in service beside this one, and the listeners on this computer."""
-    return Seen([unique(linac, linacs_in_service()), listener(linac)])
+    in_service = linacs_in_service()
+    return Seen([unique(linac, in_service), listener(linac, in_service)])
 
 
 def unique(linac: Linac, in_service: list[Linac]) -> Check:
@@ -22,7 +26,7 @@ def unique(linac: Linac, in_service: list[Linac]) -> Check:
             continue
         if block_name(other.serial) == block_name(linac.serial):
             return failed(name, f"Linac {other.serial} in service has a name too much like it. Choose a clearly different name.")
-        if (other.address.lower(), other.port) == (linac.address.lower(), linac.port):
+        if _same(other, linac):
             return failed(
                 name, f"Linac {other.serial} in service has the address {linac.address} already. One of the two is wrong."
             )
@@ -37,10 +41,15 @@ def unique(linac: Linac, in_service: list[Linac]) -> Check:
     seen = f"{count} in service, none with this serial, address or iView alias." if count else "None in service."
     if before is None:
         return passed(name, seen)
-    if (before.address.lower(), before.port) != (linac.address.lower(), linac.port):
+    if not _same(before, linac):
         was = f"It is in service already, at {before.address} port {before.port}"
         return warned(name, f"{was}: this changes its address. Is it really the same machine?")
     return passed(name, f"{seen} It is in service itself already.")
+
+
+def _same(one: Linac | Status, other: Linac) -> bool:
+    """Whether both mean one iCom service, however its address is written."""
+    return one.port == other.port and numbers(one.address) == numbers(other.address)
 
 
 def _alias(linac: Linac) -> tuple[str, str]:
@@ -49,22 +58,36 @@ def _alias(linac: Linac) -> tuple[str, str]:
     return linac.iview_alias.strip().lower(), (site.iview.path if site.iview is not None else site.name).lower()
 
 
-def listener(linac: Linac) -> Check:
-    """No other listener of ours on this computer holds the linac's connection."""
+def listener(linac: Linac, in_service: Sequence[Linac] = ()) -> Check:
+    """No other listener of ours on this computer holds the linac's connection, but that of its own block in service."""
     name = "Other listeners"
-    if not is_recorded_here(linac):
-        return passed(name, "Those on this computer do not matter.") if _free(linac) else _taken(name, linac)
+    before = next((other for other in in_service if other.serial == linac.serial), None)
     try:
-        status = control.status(linac.spool, linac.serial)
+        status = control.status(linac.spool, linac.serial) if is_recorded_here(linac) else None
+        own = own_listener(linac, before)
     except LinacError as error:
         return failed(name, error)
+    if own is not None and not own.standalone and (status is None or not status.running):  # a service is not ours to end
+        return passed(
+            name, f"The linac's own, process {own.pid}, records it as it is in service now; it is ended before the new one."
+        )
+    if not is_recorded_here(linac):
+        return passed(name, "Those on this computer do not matter.") if _free(linac) else _taken(name, linac)
     if status is not None and status.running:
-        if (status.address.lower(), status.port) == (linac.address.lower(), linac.port):
+        if _same(status, linac):
             return passed(name, f"Ours records it, process {status.pid}.")
         return warned(
             name, f"Ours records {status.address} port {status.port} under this serial; it is ended before the new one starts."
         )
     return passed(name, "None on this computer is connected to it.") if _free(linac) else _taken(name, linac)
+
+
+def own_listener(linac: Linac, before: Linac | None) -> Status | None:
+    """The listener that records this address now for the block in service, on this computer. Raises `LinacError`."""
+    if before is None or before.serial != linac.serial or not is_recorded_here(before):
+        return None
+    status = control.status(before.spool, before.serial)
+    return status if status is not None and status.running and _same(status, linac) else None
 
 
 def _free(linac: Linac) -> bool:
@@ -77,6 +100,7 @@ def _free(linac: Linac) -> bool:
 def _taken(name: str, linac: Linac) -> Check:
     return failed(
         name,
-        f"Another listener on this computer, with another spool or serial, is connected to {linac.address} port {linac.port}. A "
-        "linac must have one connection only: stop that one first (`python -m linac.icom status` lists those of a spool).",
+        f"Another listener or check on this computer has claimed {linac.address} port {linac.port}; which one is not known. A "
+        "linac must have one connection only: let another run for this linac end, or stop that listener (`python -m linac.icom "
+        "status` lists those of a spool), then check again.",
     )

@@ -52,7 +52,7 @@ def looks(linac: Linac, seconds: float) -> list[tuple[str, Look]]:
     return [
         ("other linacs", lambda: check_server.others(linac)),
         ("capture host", lambda: check_folders.capture_host(linac)),
-        ("linac", lambda: check_network.look(linac, seconds)),
+        ("linac", lambda: check_network.look(linac, seconds, in_service_now(linac))),
         ("backups", lambda: check_folders.backups(linac)),
         ("records", lambda: check_folders.records(linac, linacs_in_service())),
         ("spool", lambda: check_folders.spool(linac)),
@@ -60,6 +60,11 @@ def looks(linac: Linac, seconds: float) -> list[tuple[str, Look]]:
         ("gateways", lambda: check_folders.gateways(linac)),
         ("PyMedPhys", lambda: check_folders.pymedphys(linac)),
     ]
+
+
+def in_service_now(linac: Linac) -> Linac | None:
+    """The block of this linac that is in service, which may differ from what it is to be."""
+    return next((other for other in linacs_in_service() if other.serial == linac.serial), None)
 
 
 def make_checklist(linac: Linac, seconds: float = STEADINESS_SECONDS) -> Checklist:

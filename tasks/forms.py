@@ -7,7 +7,7 @@ when the run starts.
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from blocks import Linac, Share, block_name, load
 from blocks.linac import Address, Energy, Host, Port, Serial, Service
@@ -67,7 +67,8 @@ def make_linac(
 ) -> Linac:
     """The linac that a form's answers describe, in service since when it was already.
 
-    Raises `SetupError` for a site, credentials or a gateway that are not there, and for a login that nothing is installed with.
+    Raises `SetupError` for a site, credentials or a gateway that are not there, for a login that nothing is installed with, for a
+    backup folder that is no whole path, and for an iView alias with a quote or a line break.
     """
     where = load_site(site.strip())
     account = load_credentials(nss_credentials.strip()) if nss_credentials.strip() else None
@@ -79,7 +80,15 @@ def make_linac(
             "the recording running, or leave the login empty."
         )
     path = backup_folder.strip() or rf"\\{address}\Backup\TCS"
-    backup = Share(path=path, port=nss_port, credentials=account, gateway=gateway)
+    try:
+        backup = Share(path=path, port=nss_port, credentials=account, gateway=gateway)
+    except ValidationError as error:
+        raise SetupError(f"Backup folder of the NSS: {_told(error)}") from None
+    alias = other.get("iview_alias", "")
+    if not alias.isprintable() or any(mark in alias for mark in "\"'"):
+        raise SetupError(
+            "iView alias: it has a quote or a line break in it. Write the name as the iView shows it, as in 4299_iView."
+        )
     linac = Linac(
         serial=serial,
         address=address,
@@ -95,3 +104,8 @@ def make_linac(
     if before is not None and (before.address.lower(), before.port) == (linac.address.lower(), linac.port):
         linac.in_service = before.in_service
     return linac
+
+
+def _told(error: ValidationError) -> str:
+    """The first thing that is wrong, in the words of its check."""
+    return error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")

@@ -13,6 +13,7 @@ from prefect.client.schemas.objects import State
 from prefect.utilities.callables import ParameterSchema
 
 from blocks import block_name
+from linac.capture.lock import numbers
 from linac.errors import SetupError
 from tasks.record import listed
 from tasks.reports import artifact_key, table
@@ -167,12 +168,13 @@ UNIQUE = {"serial": (), "address": ("icom_port",), "iview_alias": ("site",)}
 def given_twice(answers: list[dict[str, Any]]) -> list[tuple[str, str]]:
     """Names and values of what two linacs have alike and must not.
 
-    >>> given_twice([{"serial": "1", "address": "a"}, {"serial": "2", "address": "A"}])
-    [('address', 'a')]
+    >>> given_twice([{"serial": "1", "address": "127.0.0.1"}, {"serial": "2", "address": "localhost"}])
+    [('address', '127.0.0.1')]
     """
     found = []
     for name, unless in UNIQUE.items():
-        values = [(str(item[name]).lower(), [item.get(other) for other in unless]) for item in answers if item.get(name)]
+        plain = numbers if name == "address" else str.lower
+        values = [(plain(str(item[name])), [item.get(other) for other in unless]) for item in answers if item.get(name)]
         twice = dict.fromkeys(value for value, other in values if values.count((value, other)) > 1)
         found += [(name, value) for value in twice]
     return found

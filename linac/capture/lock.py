@@ -113,7 +113,7 @@ class EndpointLock:
 
     def __init__(self, address: str, port: int) -> None:
         """A host name and its IP address are one address, as far as DNS can be asked now."""
-        self.name = "linac-icom-" + hashlib.sha256(f"{_numbers(address)}:{port}".encode()).hexdigest()[:24]
+        self.name = "linac-icom-" + hashlib.sha256(f"{numbers(address)}:{port}".encode()).hexdigest()[:24]
         self._held: Any = None
 
     def acquire(self, wait_seconds: float = 0.0) -> bool:
@@ -155,7 +155,7 @@ class EndpointLock:
         self._held = None
 
 
-def _numbers(address: str) -> str:
+def numbers(address: str) -> str:
     """The IP address, in its usual form, of a host name or of an address in another form; else the text as it is."""
     address = address.strip().lower()
     try:

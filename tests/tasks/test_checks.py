@@ -117,7 +117,9 @@ class TestTheLinac:
         try:
             assert linac.wait_for_client(10)
             lines = self.look(make(address=host, port=port))
+            self.look(make(address="localhost", port=port))
             assert len(linac.clients) == 1, "nobody else has connected, not even for a moment"
+            assert check_server.listener(make(address="localhost", port=port)).outcome is PASS
         finally:
             assert control.stop(tmp_path / "spool", "4299")
         assert lines["iCom messages"].outcome is PASS
@@ -390,6 +392,9 @@ class TestOthers:
         assert check_server.unique(mine, [make("2619", address="10.0.0.1")]).outcome is PASS
         assert "has the address" in check_server.unique(mine, [make("2619")]).seen
         assert "too much like it" in check_server.unique(make("Versa-HD"), [make("versa_hd", address="10.0.0.1")]).seen
+        for written in ("localhost", "LOCALHOST"):
+            assert "has the address" in check_server.unique(mine, [make("2619", address=written)]).seen
+            assert check_server.unique(mine, [make(address=written)]).outcome is PASS, "only written another way"
         moved = check_server.unique(mine, [make(address="10.0.0.1")])
         assert (moved.outcome, "changes its address" in moved.seen) == (WARN, True)
 
@@ -419,6 +424,25 @@ class TestOthers:
             finally:
                 assert control.stop(tmp_path / "other", "4299")
             assert (found.outcome, "Another listener" in found.seen) == (FAIL, True)
+
+    def test_its_own_listener_does_not_keep_a_linac_from_another_host(self, make: Callable[..., Linac], tmp_path: Path) -> None:
+        from linac.capture import control
+
+        with SimulatedLinac("4299", speed=4) as linac:
+            host, port = linac.address
+            before = make(address=host, port=port)
+            other = make(address=host, port=port, capture_host="elsewhere.example", site_spool=str(tmp_path / "later"))
+            control.start("4299", host, port, before.spool)
+            try:
+                assert linac.wait_for_client(10)
+                own, unknown = check_server.listener(other, [before]), check_server.listener(other, [])
+                looked = check_network.look(other, 1.0, before)
+                assert len(linac.clients) == 1
+            finally:
+                assert control.stop(before.spool, "4299")
+            assert (own.outcome, "it is ended" in own.seen) == (PASS, True)
+            assert unknown.outcome is FAIL
+            assert any("our listener is connected" in check.seen for check in looked.checks)
 
 
 def test_a_look_that_cannot_be_made_is_a_failed_line_and_not_the_end(make: Callable[..., Linac]) -> None:

@@ -95,3 +95,19 @@ def test_the_backups_of_a_linac_at_another_site_come_through_its_gateway() -> No
     assert any(
         "gate.nbcc.example port 38471" in line for line in differences(facts(linac(nss_credentials="nss-4299")), facts(made))
     )
+
+
+@pytest.mark.parametrize("folder", ["relative/x", "\\", '""'])
+def test_a_backup_folder_that_is_no_whole_path_is_refused_in_one_sentence(folder: str) -> None:
+    with pytest.raises(SetupError, match=r"^Backup folder of the NSS: ") as refused:
+        linac(backup_folder=folder)
+    assert "pydantic" not in str(refused.value)
+    assert refused.value.__cause__ is None
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("alias", ["4299\n_iView", '4299"iView', "4299'iView"])
+def test_an_alias_with_a_quote_or_a_line_break_is_refused_in_words(alias: str) -> None:
+    with pytest.raises(SetupError, match="iView alias: it has a quote or a line break"):
+        linac(iview_alias=alias)
+    assert linac(iview_alias="4299_iView").iview_alias == "4299_iView"
