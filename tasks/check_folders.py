@@ -1,20 +1,24 @@
 """Shares and disks: can backups be read, records be written, images be kept, and is there room?"""
 
+import contextlib
 import os
+import re
 import socket
 import time
 import uuid
 import zipfile
+import zlib
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from blocks import Linac, Share, Site
 from blocks.linac import Service
-from linac.errors import LinacError, StorageError
+from linac.errors import LinacError, StorageError, TrfError
 from linac.provision import config
 from linac.transport import Entry, Folder, connect
 from linac.transport.records import MARK
+from linac.trf import parse_header
 from tasks.check import Check, Seen, failed, passed, warned
 
 WRITE_TEST = ".linac-flows-write-test"
@@ -26,6 +30,11 @@ RECORDS_WANTED_BYTES = 20 << 30
 
 BACKUP_AGE_DAYS = 8
 """A linac keeps its logs for 8 days (facts-trf.md): with no newer backup, logs are being lost."""
+
+HEADERS_READ, HEADER_BYTES = 3, 1 << 16
+
+DATE = re.compile(r"20[0-9]{6}")
+"""What else stands in a backup's name, and is no machine."""
 
 SPEED_BYTES = 8 << 20
 SLOW_MB_PER_S = 2.0
@@ -84,7 +93,36 @@ def backups(linac: Linac) -> Seen:
         if not found:
             advice = "If none appears within a week, ask the Elekta engineer for scheduled diagnostic backups."
             return Seen([*checks, warned(holds, f"It holds no SDD+*.zip yet. {advice}")])
-        return Seen([*checks, _newest_backup(holds, folder, found)])
+        return Seen([*checks, *_of_another(linac, folder, found), _newest_backup(holds, folder, found)])
+
+
+def _of_another(linac: Linac, folder: Folder, found: list[Entry]) -> list[Check]:
+    """A warning where the logs' headers or, without any, the backups' names tell of another machine. Sites may use names."""
+    newest = sorted(found, key=lambda entry: entry.modified, reverse=True)[:2]
+    told, where = {machine for entry in newest for machine in _machines(folder, entry)}, "The logs in the newest backups are of"
+    if not told:
+        names = [re.fullmatch(r"SDD\+([A-Za-z0-9_-]+)\+.*\.zip", entry.name, re.IGNORECASE) for entry in found]
+        told, where = {name[1] for name in names if name is not None and not DATE.match(name[1])}, "The backups are named after"
+    if not told or linac.serial.lower() in {machine.lower() for machine in told}:
+        return []
+    seen = f"{where} machine {', '.join(sorted(repr(machine[:40]) for machine in told)[:3])}, not {linac.serial}."
+    advice = (
+        "If that is not what this site calls this linac, correct the backup folder: another linac's logs would be taken for its."
+    )
+    return [warned("Machine of the backups", f"{seen} {advice}")]
+
+
+def _machines(folder: Folder, entry: Entry) -> set[str]:
+    """The machines that the first logs of a backup name; none where it cannot be read."""
+    machines: set[str] = set()
+    try:
+        with folder.open(entry.name) as file, zipfile.ZipFile(file) as archive:
+            for log in [name for name in archive.namelist() if name.lower().endswith(".trf")][:HEADERS_READ]:
+                with archive.open(log) as member, contextlib.suppress(TrfError):
+                    machines.add(parse_header(member.read(HEADER_BYTES)).machine.strip())
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, ValueError, EOFError, OSError, LinacError):
+        pass  # _newest_backup tells
+    return machines - {""}
 
 
 def _newest_backup(name: str, folder: Folder, found: list[Entry]) -> Check:

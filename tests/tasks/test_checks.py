@@ -16,6 +16,7 @@ from linac.capture.check import Arrival
 from linac.capture.steadiness import Steadiness, Trip, Trips
 from linac.errors import UnreachableError
 from linac.simulator import SimulatedLinac
+from linac.simulator.backup import write_backup
 from linac.transport.records import mark
 from tasks import check_folders, check_network, check_server
 from tasks.check import Check, Outcome, Seen
@@ -199,6 +200,22 @@ class TestBackups:
         assert check.outcome is PASS
         assert "2 backups" in check.seen
         assert "with 2 TRF logs in it" in check.seen
+
+    def test_those_of_another_machine_are_worth_a_warning(self, make: Callable[..., Linac], tmp_path: Path) -> None:
+        def said() -> list[tuple[Outcome, str]]:
+            return [(c.outcome, c.seen) for c in check_folders.backups(make()).checks if c.name == "Machine of the backups"]
+
+        self.put(tmp_path / "backup", "SDD+20261101+1.zip", ["a.trf"])
+        assert said() == []
+        self.put(tmp_path / "backup", "SDD+2619+1.zip", ["a.trf"])
+        [(outcome, seen)] = said()
+        assert (outcome, "named after machine '2619', not 4299" in seen) == (WARN, True)
+        written = write_backup(tmp_path / "backup", datetime.now(UTC).date(), serial="4299")
+        assert said() == [], "the logs themselves are of this machine"
+        written.unlink()
+        write_backup(tmp_path / "backup", datetime.now(UTC).date(), serial="2620")
+        [(outcome, seen)] = said()
+        assert (outcome, "logs in the newest backups are of machine '2620'" in seen) == (WARN, True)
 
     def test_none_yet(self, make: Callable[..., Linac]) -> None:
         assert (self.last(make()).outcome, "no SDD+*.zip yet" in self.last(make()).seen) == (WARN, True)
