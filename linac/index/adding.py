@@ -17,6 +17,9 @@ from linac.transport import Folder
 BATCH_BYTES = 64 << 20
 """Raw bytes that are brought into the index at a time, and the most that is kept in memory of what `add` is given."""
 
+BEGIN_BYTES = 64
+"""A log's time, its offset from UTC and the begin of its field's name."""
+
 KNOWN_MONTHS = 12
 """Months whose hashes are kept in memory while adding: a few MB each."""
 
@@ -130,7 +133,7 @@ class Adding:
         if sha256 in self._batch or sha256 in self._known[month]:
             self.added.duplicates += 1
             if sha256 not in self._batch:
-                self._release(log.name, sha256)
+                self._release(log.name, sha256, log.data)
             return
         if read.header.machine not in self._expected and (reason := self._foreign(read.header.machine)):
             self._set_aside(log, sha256, reason)
@@ -182,7 +185,7 @@ class Adding:
         self.added.files += [name for name in done.files if name not in self.added.files]
         for new in [*done.indexed, *done.known]:
             self._known.setdefault(new.month, {})[new.sha256] = self._serial
-            self._release(new.name, new.sha256)
+            self._release(new.name, new.sha256, new.data)
         for new, error in done.failed:
             self._set_aside(Log(new.name, new.data, new.row["backup"]), new.sha256, _our_fault(error))
 
@@ -200,10 +203,17 @@ class Adding:
         quarantine.put(self._folder, path, sha256, log.data, reason, log.source)
         self._aside = None
 
-    def _release(self, name: str, sha256: str) -> None:
-        """Let go of what was set aside and is in the index now: the same content, or the same log in a better copy."""
+    def _release(self, name: str, sha256: str, data: bytes) -> None:
+        """Let go of what was set aside and is in the index now: the same content, or the same log in a better copy, which has the
+        same name and begins the same. (A log begins with its time; of an empty copy nothing is lost.)"""
         aside = self._set_aside_before()
-        for item in [item for item in aside if item.sha256_begin == sha256[:12] or item.name == names.log_name(name)]:
+        for item in list(aside):
+            if item.sha256_begin != sha256[:12]:
+                if item.name != names.log_name(name):
+                    continue
+                begin = self._folder.read(item.file)[:BEGIN_BYTES]
+                if begin != data[: len(begin)]:
+                    continue
             quarantine.remove(self._folder, item)
             aside.remove(item)
             self.added.released += 1

@@ -55,6 +55,7 @@ class _Verifying:
         self._where: dict[bytes, str] = {}  # hash of a delivery: the deliveries file it is in
         self._years: dict[str, set[bytes]] = {}
         self._raw_files: set[str] = set()
+        self._rows_alone: set[str] = set()  # hashes of samples without a delivery
 
     def _wrong(self, text: str) -> None:
         self.report.problems.append(text)
@@ -74,6 +75,9 @@ class _Verifying:
         self._catalogue()
         self._aside()
         for entry in self._folder.list(f"{names.PENDING}/*"):
+            if writer.is_strange(entry.name):
+                self._wrong(f"{names.PENDING}/{entry.name} is not of the index. Move it away.")
+                continue
             self._wrong(
                 f"{names.PENDING}/{entry.name}: a run is at work, or was interrupted. The next add or compact finishes it."
             )
@@ -141,6 +145,11 @@ class _Verifying:
         self.report.raw_bytes += len(data)
         if hashlib.sha256(data).hexdigest() != row["sha256"]:
             self._wrong(f"{row['raw_file']} is not as it was when it was indexed. Restore it from a backup.")
+        elif self._values and (columns := altered(row, data)):
+            self._wrong(
+                f"{self._where[bytes.fromhex(row['sha256'])]}: delivery {row['sha256'][:12]} differs from what its log says in "
+                f"{', '.join(columns)}. {_ANEW}"
+            )
 
     def _samples(self, name: str, rows: dict[str, dict[str, Any]], seen: set[str]) -> None:
         with self._folder.open(name) as stream:
@@ -148,9 +157,10 @@ class _Verifying:
             for row_group, sha256 in enumerate(file.hashes):
                 row = rows.get(sha256)
                 if row is None:
+                    self._rows_alone.add(sha256)
                     self._wrong(
                         f"{name}: row group {row_group} is delivery {sha256[:12]}, which the index does not have there. A run "
-                        "was interrupted: the next one finishes it. If not, add its log again."
+                        f"was interrupted: the next one finishes it. If not: {_ANEW[0].lower()}{_ANEW[1:]}"
                     )
                     continue
                 if sha256 in seen or (row["samples_file"], row["samples_row_group"]) != (name, row_group):
@@ -170,10 +180,9 @@ class _Verifying:
         for name in _walk(self._folder, names.RAW, 3):
             if name not in self._raw_files:
                 machine = name.split("/")[2]
-                self._wrong(
-                    f"{name} is not in the index. Add it again: python -m linac.index add <records root> --machine {machine} "
-                    "<this file>"
-                )
+                again = f"Add it again: python -m linac.index add <records root> --machine {machine} <this file>"
+                known = self._rows_alone and hashlib.sha256(self._folder.read(name)).hexdigest() in self._rows_alone
+                self._wrong(f"{name} is not in the index{', its rows are' if known else ''}. {_ANEW if known else again}")
 
     def _catalogue(self) -> None:
         for year in sorted({*self._years, *catalogue.years(entry.name for entry in self._folder.list(f"{names.CATALOGUE}/*"))}):
@@ -245,6 +254,30 @@ def different(table: Any, raw: bytes) -> list[str]:
     if not np.array_equal(pc.fill_null(table.column("timestamp").cast(pa.int64()), -1).to_numpy(), known):
         wrong.append("timestamp")
     return wrong
+
+
+def altered(row: dict[str, Any], raw: bytes) -> list[str]:
+    """The columns of a delivery's row that are not what this software finds in its log."""
+    made = deliveries.make_row(
+        trf.decode(raw),
+        row["sha256"],
+        linac=row["linac"],
+        name=row["original_name"] or "",
+        source=row["backup"] or "",
+        size=len(raw),
+        indexed=row["indexed_utc"],
+    )
+    [said] = deliveries.to_table([made]).to_pylist()
+    return [name for name, value in said.items() if name not in _PLACES and not _same(row[name], value)]
+
+
+_PLACES = {"samples_file", "samples_row_group", "raw_file"}
+
+
+def _same(left: Any, right: Any) -> bool:
+    if isinstance(left, float) and isinstance(right, float):
+        return bool(np.isclose(left, right, rtol=1e-6, atol=1e-9, equal_nan=True))
+    return bool(left == right)
 
 
 def _equal(left: Any, right: Any) -> bool:

@@ -21,6 +21,7 @@ index is.
 
 import contextlib
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -40,6 +41,7 @@ GROW_BYTES = 8 << 20
 """A samples file smaller than this is continued by the next logs of its month; a larger one is left as it is."""
 
 RECORD, STAGED = ".record", ".new"
+_RECORDED = re.compile(r".+_\d{4}-\d{2}_[0-9a-f]{12}\.record")
 
 
 @dataclass
@@ -102,6 +104,11 @@ def files(folder: Folder, tree: str, machine: str, month: str) -> dict[str, Entr
     """The Parquet files of a partition, by name below the root."""
     where = names.partition(tree, machine, month)
     return {f"{where}/{entry.name}": entry for entry in folder.list(f"{where}/*.parquet") if not entry.is_folder}
+
+
+def is_strange(name: str) -> bool:
+    """Whether a file in `TRF/pending` is none of ours: it is left alone."""
+    return name.endswith(RECORD) and not _RECORDED.fullmatch(name)
 
 
 def known(folder: Folder, month: str) -> dict[str, str]:
@@ -320,14 +327,14 @@ class Writer:
         recovered = 0
         left = self._folder.list(f"{names.PENDING}/*")
         for entry in left:
-            if entry.name.endswith(RECORD):
+            if _RECORDED.fullmatch(entry.name):
                 recovered += self._finish(lease, f"{names.PENDING}/{entry.name}")
         for entry in left:
             lease.keep()
-            if entry.name.endswith(RECORD):
+            if _RECORDED.fullmatch(entry.name):
                 machine, month, _ = entry.name.rsplit("_", 2)
                 self._folder.replace(f"{names.PENDING}/{entry.name}", repack_mark(machine, month))
-            else:
+            elif not is_strange(entry.name):
                 self._folder.remove(f"{names.PENDING}/{entry.name}")
         return recovered
 

@@ -556,10 +556,10 @@ def test_a_signal_ends_it_in_order(
 
 def test_a_second_one_refuses_to_start(process: subprocess.Popen[str], peer: Any, spool: Path, tmp_path: Path) -> None:
     peer.wait()
-    second = subprocess.run(command(spool, peer.port), cwd=ROOT, capture_output=True, text=True, timeout=20)
+    second = subprocess.run(command(spool, peer.port), cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (second.returncode, len(peer.connections)) == (EXIT_ALREADY, 1)
     assert "a listener already runs" in second.stderr
-    third = subprocess.run(command(tmp_path / "other", peer.port), cwd=ROOT, capture_output=True, text=True, timeout=20)
+    third = subprocess.run(command(tmp_path / "other", peer.port), cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (third.returncode, len(peer.connections)) == (EXIT_ALREADY, 1)
     assert "must have one connection only" in third.stderr
 

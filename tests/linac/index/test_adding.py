@@ -204,6 +204,17 @@ def test_a_log_leaves_the_quarantine_when_a_whole_copy_comes(index: Index, make_
     assert [item.name for item in index.quarantined("4299")] == ["b.trf"]
 
 
+def test_another_log_of_the_same_name_does_not_let_it_go(index: Index, make_log: Callable[..., bytes]) -> None:
+    cut = make_log(1)[:300]
+    added = index.add("4299", [Log("d1/log.trf", cut), Log("d2/log.trf", make_log(2))])
+    assert (added.indexed, added.released, len(added.quarantined)) == (1, 0, 1)
+    assert index.add("4299", [Log("log.trf", make_log(3))]).released == 0
+    [item] = index.quarantined("4299")
+    assert index.folder.read(item.file) == cut
+    assert index.add("4299", [Log("log.trf", make_log(1))]).released == 1
+    assert index.quarantined("4299") == []
+
+
 def test_a_log_leaves_the_quarantine_when_newer_software_reads_it(
     index: Index, make_log: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,7 +78,43 @@ def test_rows_without_delivery(sound: Index) -> None:
     sound.folder.remove(one(sound, JANUARY))
     text = problems(sound)
     assert text.count("which the index does not have there") == 3
-    assert text.count("is not in the index. Add it again") == 3
+    assert text.count("is not in the index, its rows are. Move the deliveries and the samples") == 3
+    assert "Add it again" not in text, "that would put the rows there twice"
+
+
+def test_what_verify_advises_makes_the_index_whole_again(sound: Index, make_log: Callable[..., bytes]) -> None:
+    sound.folder.remove(one(sound, JANUARY))
+    sound.folder.remove(one(sound, ROWS))
+    raw = [f"{n}.trf" for n in range(3)]
+    sound.add("4299", [Log(name, sound.folder.read(f"TRF/raw/4299/2026/01/{name}")) for name in raw])
+    assert sound.verify(values=True).problems == []
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("delivered_mu", 9999.0),
+        ("end_state", "Terminated Fault"),
+        ("field_name", "XX"),
+        ("start_utc", datetime(2026, 1, 31, tzinfo=UTC)),
+    ],
+)
+def test_a_delivery_that_somebody_changed(sound: Index, column: str, value: object) -> None:
+    name = one(sound, JANUARY)
+    table = deliveries.decode(sound.folder.read(name), name)
+    changed = [value, *table.column(column).to_pylist()[1:]]
+    place = table.column_names.index(column)
+    wrong = table.set_column(place, column, pa.array(changed, table.schema.field(column).type))
+    sound.folder.write(name, deliveries.encode(wrong))
+    assert f"differs from what its log says in {column}." in problems(sound, values=True)
+
+
+@pytest.mark.parametrize("name", ["old.record", "desktop.ini.record", "x_2026_zz.record"])
+def test_what_somebody_put_among_the_pending_ones_stops_nothing(sound: Index, make_log: Callable[..., bytes], name: str) -> None:
+    sound.folder.write(f"TRF/pending/{name}", b"?")
+    assert f"TRF/pending/{name} is not of the index. Move it away." in problems(sound)
+    assert sound.add("4299", [Log("9.trf", make_log(9))]).indexed == 1
+    assert sound.folder.read(f"TRF/pending/{name}") == b"?"
 
 
 def test_rows_that_are_there_twice(sound: Index) -> None:
