@@ -1,9 +1,11 @@
 """Pushing to a Windows capture host: a real sshd, whose sessions end in a real cmd.exe (Debian's wine), real batch files, a real
 listener and a simulated linac. Stood in: nssm, sc, icacls, the listener's start by nssm, and PowerShell."""
 
+import contextlib
 import io
 import os
 import shlex
+import signal
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
@@ -55,6 +57,7 @@ fi
 if [ -e {tools}/running-icom_listening_4299 ] && [ ! -e {lab}/started ]; then
   touch {lab}/started
   setsid {python} -m linac.icom listen $(cat {lab}/listen) >{lab}/listener.log 2>&1 </dev/null &
+  echo $! >{lab}/listen.pid
 fi
 case "$command" in *services-status*) {python} -m linac.icom status --serial 4299 --spool {spool} >{tools}/status 2>&1 ;; esac
 printf '\xff\xfe' >"$here/command.txt"
@@ -95,6 +98,9 @@ def lab(windows: Any, tmp_path: Path) -> Iterator[SimpleNamespace]:
             windows=windows,
             profile=profile,
         )
+    if (tmp_path / "listen.pid").exists():  # first the command, which would start the listener again
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int((tmp_path / "listen.pid").read_text()), signal.SIGKILL)
     assert control.stop(tmp_path / "spool", "4299", 30)
 
 
