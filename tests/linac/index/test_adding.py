@@ -12,7 +12,7 @@ import pytest
 
 from linac import trf
 from linac.errors import BackupError, DamagedError, SetupError
-from linac.index import Added, Index, Log, deliveries, samples
+from linac.index import Added, Index, Log, adding, deliveries, samples
 from linac.transport import Entry, Folder, connect
 from linac.trf.metrics import summarise
 from linac.trf.writer import encode
@@ -202,6 +202,19 @@ def test_a_log_leaves_the_quarantine_when_a_whole_copy_comes(index: Index, make_
     added = index.add("4299", [Log("a.trf", whole)])
     assert (added.indexed, added.released) == (1, 1)
     assert [item.name for item in index.quarantined("4299")] == ["b.trf"]
+
+
+def test_a_log_that_would_take_all_memory_is_set_aside_and_the_rest_goes_on(
+    index: Index, make_log: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adding, "MAX_CELLS", 100 * adding.COLUMNS)
+    added = index.add("4299", [Log("long.trf", make_log(1, rows=101)), Log("fits.trf", make_log(2, rows=100))])
+    assert added.indexed == 1
+    [(name, reason)] = added.quarantined
+    assert name == "long.trf"
+    assert "101 rows" in reason
+    assert not adding._too_large(1, 400)
+    assert adding._too_large(40, 16_000)
 
 
 def test_another_log_of_the_same_name_does_not_let_it_go(index: Index, make_log: Callable[..., bytes]) -> None:
