@@ -17,9 +17,6 @@ from linac.transport import Folder
 BATCH_BYTES = 64 << 20
 """Raw bytes that are brought into the index at a time, and the most that is kept in memory of what `add` is given."""
 
-BEGIN_BYTES = 64
-"""A log's time, its offset from UTC and the begin of its field's name."""
-
 COLUMNS = 360
 """Of a delivery's samples, about: a log with fewer item parts takes as much memory."""
 
@@ -214,14 +211,14 @@ class Adding:
 
     def _release(self, name: str, sha256: str, data: bytes) -> None:
         """Let go of what was set aside and is in the index now: the same content, or the same log in a better copy, which has the
-        same name and begins the same. (A log begins with its time; of an empty copy nothing is lost.)"""
+        same name. One that says another time is another log."""
         aside = self._set_aside_before()
         for item in list(aside):
             if item.sha256_begin != sha256[:12]:
                 if item.name != names.log_name(name):
                     continue
-                begin = self._folder.read(item.file)[:BEGIN_BYTES]
-                if begin != data[: len(begin)]:
+                time = _said_time(self._folder.read(item.file))
+                if time and not data.startswith(time):
                     continue
             quarantine.remove(self._folder, item)
             aside.remove(item)
@@ -231,6 +228,12 @@ class Adding:
         if self._aside is None:
             self._aside = quarantine.listed(self._folder, self._serial)
         return self._aside
+
+
+def _said_time(data: bytes) -> bytes:
+    """What a log begins with: the length of its time and date, and these. Nothing where no such text is there."""
+    text = data[1 : 1 + data[0]] if data else b""
+    return data[: 1 + data[0]] if sum(48 <= letter <= 57 for letter in text) >= 10 else b""
 
 
 def _too_large(rows: int, parts: int) -> str:
