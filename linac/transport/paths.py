@@ -7,6 +7,7 @@ import io
 import os
 import re
 import shutil
+import stat
 import sys
 import time
 import uuid
@@ -76,6 +77,21 @@ _AWAY_ON_WINDOWS = frozenset(
 )
 """The same by numbers of Windows ([MS-ERREF] 2.2), of which Python takes some for a file that is not there: no such server, the
 network busy or gone, the share gone, no more connections, timed out, refused, unreachable, broken off."""
+
+_IN_WORDS = {
+    errno.ENOSPC: "the disk or share is full. Free some space; the next run continues where this one stopped.",
+    errno.EROFS: "it is write-protected. Let the account that runs this write to it.",
+    errno.EISDIR: "it is a folder, not a file.",
+    errno.ENOTDIR: "something on the way to it is a file, not a folder.",
+    errno.ENOTEMPTY: "the folder is not empty.",
+    errno.EEXIST: "something of that name is there already.",
+    errno.ENAMETOOLONG: "its name is too long for that disk or share. Give a shorter one.",
+    errno.ELOOP: "the links on the way to it lead in a circle. Have them mended.",
+    getattr(
+        errno, "EDQUOT", -1
+    ): "the quota of the account that runs this is used up. Free some space or have it raised; the next run continues.",
+}
+"""What the operating system says of files, as `smb_errors` says it."""
 
 _NO_SHARE = 67
 _ACCOUNT = frozenset({86, 1219, 1311, 1326, 1327, 1328, 1329, 1330, 1331, 1385, 1396, 1787, 1789, 1793, 1907, 1909})
@@ -357,12 +373,19 @@ class LocalFolder(Folder):
             for item in found:
                 if ASIDE in item.name or not fnmatch.fnmatch(item.name, last):
                     continue
-                with contextlib.suppress(FileNotFoundError):  # removed since the listing
-                    stat = item.stat()
-                    folder = item.is_dir()
-                    modified = datetime.fromtimestamp(stat.st_mtime, UTC)
-                    entries.append(Entry(item.name, 0 if folder else stat.st_size, modified, folder))
+                try:
+                    entries.append(_entry(item.name, item.stat()))
+                except OSError as error:  # removed since the listing; or a link that leads nowhere
+                    if error.errno not in (errno.ENOENT, errno.ELOOP):
+                        raise
         return sorted(entries, key=lambda entry: entry.name)
+
+    def find(self, name: str) -> Entry | None:
+        last = split_file_name(name)[-1]
+        if ASIDE not in last:
+            with self._explained("look for", name), contextlib.suppress(NotADirectoryError), _fine_if_missing():
+                return _entry(last, self._file(name).stat())
+        return None
 
     def check(self) -> None:
         with self.root._explained("list", ""), os.scandir(self.root._at("")):
@@ -397,8 +420,8 @@ class LocalFolder(Folder):
 
     @staticmethod
     def _source(path: Path) -> Source:
-        stat = path.stat()
-        return Source(str(path), stat.st_size, stat.st_mtime_ns)
+        status = path.stat()
+        return Source(str(path), status.st_size, status.st_mtime_ns)
 
     def store(self, local: Path, name: str) -> None:
         with self._explained("store", name):
@@ -533,6 +556,11 @@ class _LocalFile(io.FileIO):
         return _kind(error)(f"Could not read {self.name}: {_why(error)}")
 
 
+def _entry(name: str, status: os.stat_result) -> Entry:
+    folder = stat.S_ISDIR(status.st_mode)
+    return Entry(name, 0 if folder else status.st_size, datetime.fromtimestamp(status.st_mtime, UTC), folder)
+
+
 class _RootMissingError(FileNotFoundError):
     """The folder that has to exist is not there."""
 
@@ -596,8 +624,8 @@ def _why(error: OSError) -> str:
         return "it is not there. Check the path, and that the share is connected."
     if isinstance(error, PermissionError):
         return "access denied. Give the account that runs this the right to it, or close the program that has it open."
-    if error.errno == errno.ENOSPC:
-        return "the disk or share is full. Free some space; the next run continues where this one stopped."
+    if error.errno in _IN_WORDS:
+        return _IN_WORDS[error.errno]
     return f"{error.strerror or error}. Check that the disk or share is reachable, then try again."
 
 

@@ -163,6 +163,7 @@ class TestAway:
 
             for name in ("scandir", "unlink", "rmdir", "open", "replace"):
                 monkeypatch.setattr(paths_module.os, name, failing)
+            monkeypatch.setattr(Path, "stat", failing)
             monkeypatch.setattr(paths_module.io, "BufferedReader", failing)
             monkeypatch.setattr(Path, "unlink", failing)
             monkeypatch.setattr(Path, "is_dir", lambda _: False)
