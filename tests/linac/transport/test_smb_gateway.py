@@ -160,7 +160,7 @@ def test_a_gateway_whose_key_has_changed_is_not_gone_through(behind: Callable[[]
     gate.stop()
     gate.new_host_key("ecdsa")
     gate.start()
-    with pytest.raises(AwayError):
+    with pytest.raises((AwayError, HostKeyChangedError)):  # the latter where the end of the old connection was noticed before
         folder.read("a")
     with pytest.raises(HostKeyChangedError, match="another host key"):
         folder.read("a")
