@@ -618,6 +618,11 @@ def _connected(host: str, port: int, timeout: float) -> socket.socket:
         sock = dial(host, port, timeout)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except (socket.gaierror, UnicodeError) as error:  # the latter from a name that DNS cannot know
+        if isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN:
+            raise GatewayUnreachableError(
+                f"The gateway's name {host!r} could not be looked up: no name server answers. Look whether this computer's "
+                "network works, or give the gateway's address in its block instead."
+            ) from error
         raise SetupError(
             f"The gateway's name {host!r} is not known here. Check it in the SSH gateway block, or give its address instead."
         ) from error
