@@ -159,7 +159,8 @@ class SmbFolder(Folder):
         gateway: Gateway | None = None,
         timeout: float = TIMEOUT_SECONDS,
     ) -> None:
-        where = Where(server, port, share, credentials.login if credentials else "this account", gateway is not None)
+        account = "this account" if credentials is None else credentials.login or "an account without a name"
+        where = Where(server, port, share, account, gateway is not None)
         self._links = _Links(where, credentials, gateway, timeout)
         self._base = "\\".join(split_name(below))
         self._root = self

@@ -50,6 +50,12 @@ class TestRefusals:
         with bounded(SetupError, "name or the password of nobody-here"):
             dial(user="nobody-here").check()
 
+    def test_an_account_without_a_name_is_said(self, own_server: Samba) -> None:
+        nobody = type(own_server.credentials)("", own_server.password)
+        with connect(own_server.unc("physics"), nobody, port=own_server.port, timeout=5) as folder:
+            with bounded(SetupError, "an account without a name.*Give the name"):
+                folder.check()
+
     def test_a_wrong_password_fails_although_a_right_one_is_connected(self, dial: Dial) -> None:
         dial().check()
         with bounded(SetupError, "password"):
