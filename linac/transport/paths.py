@@ -7,7 +7,6 @@ import io
 import os
 import re
 import shutil
-import stat
 import sys
 import time
 import uuid
@@ -374,18 +373,22 @@ class LocalFolder(Folder):
                 if ASIDE in item.name or not fnmatch.fnmatch(item.name, last):
                     continue
                 try:
-                    entries.append(_entry(item.name, item.stat()))
+                    status, folder = item.stat(), item.is_dir()
                 except OSError as error:  # removed since the listing; or a link that leads nowhere
                     if error.errno not in (errno.ENOENT, errno.ELOOP):
                         raise
+                    continue
+                modified = datetime.fromtimestamp(status.st_mtime, UTC)
+                entries.append(Entry(item.name, 0 if folder else status.st_size, modified, folder))
         return sorted(entries, key=lambda entry: entry.name)
 
     def find(self, name: str) -> Entry | None:
-        last = split_file_name(name)[-1]
-        if ASIDE not in last:
-            with self._explained("look for", name), contextlib.suppress(NotADirectoryError), _fine_if_missing():
-                return _entry(last, self._file(name).stat())
-        return None
+        try:
+            return super().find(name)
+        except StorageError as error:
+            if isinstance(error.__cause__, NotADirectoryError):  # a file where its folder should be
+                return None
+            raise
 
     def check(self) -> None:
         with self.root._explained("list", ""), os.scandir(self.root._at("")):
@@ -554,11 +557,6 @@ class _LocalFile(io.FileIO):
 
     def _told(self, error: OSError) -> LinacError:
         return _kind(error)(f"Could not read {self.name}: {_why(error)}")
-
-
-def _entry(name: str, status: os.stat_result) -> Entry:
-    folder = stat.S_ISDIR(status.st_mode)
-    return Entry(name, 0 if folder else status.st_size, datetime.fromtimestamp(status.st_mtime, UTC), folder)
 
 
 class _RootMissingError(FileNotFoundError):
