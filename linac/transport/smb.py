@@ -453,17 +453,22 @@ class SmbFolder(Folder):
         source, target = self._file(old), self._file(new)
         rights = messages.DELETE | messages.READ_ATTRIBUTES
         with self._link("replace", new) as link:
-            handle = messages.opened(link.call(messages.open_file(source, rights))).handle
+            handle = _patiently(lambda: messages.opened(link.call(messages.open_file(source, rights)))).handle
             try:
                 self._with_folders(link, new, lambda: self._rename(link, handle, target))
             finally:
                 link.close_soon(handle)
 
     def remove(self, name: str) -> None:
-        rights = messages.DELETE | messages.READ_ATTRIBUTES
+        path = self._file(name)
         with self._link("remove", name) as link:
             try:
-                _answers(link.chain(messages.open_file(self._file(name), rights), messages.delete(), messages.close()))
+                try:
+                    _remove_alone(link, path)
+                except StatusError as error:
+                    if error.status != smb_errors.SHARING_VIOLATION:
+                        raise
+                    _patiently(lambda: _remove_from_others(link, path))
             except StatusError as error:
                 if error.status not in smb_errors.NOT_FOUND:
                     raise
@@ -545,8 +550,7 @@ class SmbFolder(Folder):
                 if LEFT.fullmatch(item.name[-14:]) and not item.is_folder and messages.as_datetime(item.time_100ns) < before:
                     path = "\\".join(part for part in (self._at(name), item.name) if part)
                     with contextlib.suppress(StatusError):  # another sweeps too, or still writes it
-                        open_it = messages.open_file(path, messages.DELETE, share=messages.SHARE_NONE)
-                        _answers(link.chain(open_it, messages.delete(), messages.close()))
+                        _remove_alone(link, path)
                         removed += 1
         return removed
 
@@ -618,6 +622,33 @@ def _open_folder(link: Link, path: str) -> None:
 def _make_folder(link: Link, path: str) -> None:
     open_it = messages.open_file(path, messages.READ_ATTRIBUTES, if_there=messages.OPEN_OR_CREATE, options=messages.A_FOLDER)
     _answers(link.chain(open_it, messages.close()))
+
+
+def _remove_alone(link: Link, path: str) -> None:
+    """Remove a file or empty folder that nobody else has open."""
+    open_it = messages.open_file(path, messages.DELETE, share=messages.SHARE_NONE)
+    _answers(link.chain(open_it, messages.delete(), messages.close()))
+
+
+def _remove_from_others(link: Link, path: str) -> None:
+    """Remove a file or empty folder that others have open, too.
+
+    It stays until the last of them closes it, and until then nobody could make another of that name (Samba would even remove that
+    one in its place, measured). So it leaves its name first; what a power cut leaves of it is swept.
+    """
+    opened = messages.opened(link.call(messages.open_file(path, messages.DELETE | messages.READ_ATTRIBUTES)))
+    try:
+        if not opened.is_folder:
+            aside = "\\".join([*path.split("\\")[:-1], f"{ASIDE}{uuid.uuid4().hex[:8]}"])  # short, however long its name is
+            link.call(messages.rename(aside, opened.handle, replace=False))
+        try:
+            link.call(messages.delete(opened.handle))
+        except StatusError:
+            if not opened.is_folder:
+                link.call(messages.rename(path, opened.handle, replace=False))
+            raise
+    finally:
+        link.close_soon(opened.handle)
 
 
 def _throw_away(link: Link, handle: bytes) -> None:
