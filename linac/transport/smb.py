@@ -452,7 +452,7 @@ class SmbFolder(Folder):
     def replace(self, old: str, new: str) -> None:
         source, target = self._file(old), self._file(new)
         rights = messages.DELETE | messages.READ_ATTRIBUTES
-        with self._link("replace", new) as link:
+        with self._link(f"rename {self._shown(old)} to", new) as link:
             handle = _patiently(lambda: messages.opened(link.call(messages.open_file(source, rights)))).handle
             try:
                 self._with_folders(link, new, lambda: self._rename(link, handle, target))
