@@ -67,6 +67,25 @@ class _Links:
         self._way: Way | None = None
         self._address = (where.server, where.port)
         self._closed = False
+        self._left: list[str] = []
+
+    def leave(self, path: str) -> None:
+        """A part whose connection broke off, to be removed over the next one."""
+        with self._lock:
+            self._left.append(path)
+
+    def _tidy(self, link: Link) -> None:
+        """Remove what was left. One that the server still has open from before may yet get its name: it is left alone."""
+        with self._lock:
+            left, self._left = self._left, []
+        for path in left:
+            try:
+                _remove_alone(link, path)
+            except StatusError as error:
+                if error.status == smb_errors.SHARING_VIOLATION:
+                    self.leave(path)
+            except LinacError:
+                self.leave(path)
 
     def get(self) -> Link:
         """This thread's connection, made if need be; one of a thread that has ended is taken over."""
@@ -85,8 +104,10 @@ class _Links:
         link = self._make()
         with self._lock:
             self._by_thread[me] = link
-            if not self._closed:
-                return link
+            usable = not self._closed
+        if usable:
+            self._tidy(link)
+            return link
         link.tear_down()
         raise closed(self.where.location)
 
@@ -395,13 +416,18 @@ class SmbFolder(Folder):
         target = self._file(name)
         part = f"{target}{ASIDE}{uuid.uuid4().hex[:8]}"
         with self._link("write", name) as link:
-            opened = self._with_folders(link, name, lambda: self._new_file(link, part, name, pieces, size, durable))
             try:
-                if time_ns is not None:
-                    link.call(messages.set_time(messages.from_ns(time_ns), opened.handle))
-                self._rename(link, opened.handle, target)
+                opened = self._with_folders(link, name, lambda: self._new_file(link, part, name, pieces, size, durable))
+                try:
+                    if time_ns is not None:
+                        link.call(messages.set_time(messages.from_ns(time_ns), opened.handle))
+                    self._rename(link, opened.handle, target)
+                except BaseException:
+                    _throw_away(link, opened.handle)
+                    raise
             except BaseException:
-                _throw_away(link, opened.handle)
+                if link.is_broken:
+                    self._links.leave(part)
                 raise
             link.close_soon(opened.handle)
 
@@ -647,8 +673,10 @@ def _remove_from_others(link: Link, path: str) -> None:
             if not opened.is_folder:
                 link.call(messages.rename(path, opened.handle, replace=False))
             raise
-    finally:
+    except BaseException:
         link.close_soon(opened.handle)
+        raise
+    link.call(messages.close(opened.handle))
 
 
 def _throw_away(link: Link, handle: bytes) -> None:

@@ -259,6 +259,34 @@ class TestInMidTransfer:
         folder.store(big, "a/b.bin")
         assert there.read_bytes() == big.read_bytes()
 
+    def test_what_a_store_that_broke_off_left_is_removed_over_the_next_connection(
+        self, dial: Dial, own_server: Samba, big: Path
+    ) -> None:
+        folder = dial()
+        folder.write("b.bin", b"old")
+        meddle(folder, "begin", 6, own_server.kill)
+        with bounded(AwayError, "broke off|refuses the connection"):
+            folder.store(big, "b.bin")
+        assert len(list(own_server.folder("physics").iterdir())) == 2
+        own_server.start()
+        assert folder.read("b.bin") == b"old"
+        assert [path.name for path in own_server.folder("physics").iterdir()] == ["b.bin"]
+
+    def test_what_the_server_has_still_open_from_before_is_left_until_it_closes_it(self, dial: Dial, own_server: Samba) -> None:
+        """It may yet get its name; removing it then would remove the file of that name."""
+        folder, other = dial(), dial()
+        part = "b.bin.part-0123abcd"
+        (own_server.folder("physics") / part).write_bytes(b"half")
+        link = other._links.get()
+        handle = messages.opened(link.call(messages.open_file(part, messages.READ_DATA))).handle
+        folder._links.leave(part)
+        folder.check()
+        assert (own_server.folder("physics") / part).exists()
+        link.call(messages.close(handle))
+        folder._links.get().tear_down()
+        folder.check()
+        assert list(own_server.folder("physics").iterdir()) == []
+
     def test_while_a_file_is_read(self, trouble: Any, dial: Dial, own_server: Samba, big: Path) -> None:
         happens, ends, said = trouble
         (own_server.folder("Backup") / "a.zip").write_bytes(big.read_bytes())
