@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     add = command("add", _add, "bring in backups (zip), .trf files, and folders of them")
     add.add_argument("--machine", required=True, metavar="SERIAL", help="the linac's serial, as in 4299")
     add.add_argument("--again", action="store_true", help="read backups that are taken in already as well")
-    add.add_argument("sources", nargs="+", metavar="SOURCE")
+    add.add_argument("sources", nargs="+", metavar="SOURCE", help="a zip, a .trf file or a folder of them; * and ? work")
     retry = command("retry", _retry, "try the logs in quarantine again, as after an update")
     retry.add_argument("--machine", required=True, metavar="SERIAL", help="the linac's serial, as in 4299")
     find = command("find", _find, "find deliveries, by all that is given")
