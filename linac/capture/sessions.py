@@ -7,7 +7,8 @@
 - A lost connection, a restart of the listener, a hole in the journal do not end it: the session goes on with the patient's next
   message, and the interruption is recorded in it. Only if nothing of that patient comes for 15 minutes (`SILENCE_SECONDS`) it has
   ended with its last message.
-- After a connection is made the linac may send messages again. Those that are known (the last 4096 are remembered) are dropped.
+- After a connection is made the linac may send messages again, before new ones or (for ten seconds) behind them. Those that are
+  known (the last 4096 are remembered) are dropped.
 - A message is complete when the next one begins. After a second without a byte it is, if its length says so or its items are
   those of a message before; after ten, and when the stream of bytes ends, unless it looks like one whose last items are missing.
 - A counter that jumps, a message that comes twice with other data, a clock that goes back are recorded with what stood before and
@@ -32,6 +33,9 @@ network takes a few hundred milliseconds to come again."""
 
 UNSURE_SECONDS = 10.0
 """After so long it is taken as complete if nothing speaks against it."""
+
+CATCH_UP_SECONDS = 10.0
+"""So long after a connection is made the linac may still send messages again, also behind new ones."""
 
 REMEMBERED = 4096
 """Messages that can be recognised when they come again: 17 minutes at 4 a second."""
@@ -243,6 +247,7 @@ class SessionCutter:
         self._rate = _Rate()
         self._seen: OrderedDict[bytes, None] = OrderedDict()
         self._catching_up = False
+        self._connected_ns = 0  # when the last connection was made or lost, by the monotonic clock
         self._interruption: Event | None = None
         self._interruption_counts = True  # not yet with a session that it ended
         self._arrival: Record | None = None  # the last data
@@ -268,7 +273,7 @@ class SessionCutter:
             case Kind.DISCONNECTED:
                 steps += self._interrupt("reconnect", str(what.facts().get("reason", "")), entry)
             case Kind.CONNECTED:
-                self._catching_up = True
+                self._catching_up, self._connected_ns = True, what.mono_ns
             case Kind.DROPPED:
                 steps += self._interrupt("dropped", f"{what.facts().get('bytes', 0)} bytes", entry, catch_up=False)
             case _:
@@ -357,7 +362,8 @@ class SessionCutter:
             self._note(Event("skipped", before, None, len(fragment.raw)))
         self._doubtful = None
         self._stream, self._counted, self._settled = MessageStream(), 0, True
-        self._catching_up = self._catching_up or catch_up
+        if catch_up and isinstance(entry.what, Record):
+            self._catching_up, self._connected_ns = True, entry.what.mono_ns
         if self._last_edge is not None or kind == "damaged":  # what is lost may have been the beginning of a session
             known = self._interruption
             if known is None:
@@ -427,7 +433,8 @@ class SessionCutter:
         if self._catching_up:
             if known:
                 return True
-            if self._latest is None or message.timestamp >= self._latest:
+            connected = self._arrival.mono_ns - self._connected_ns if self._arrival else 0
+            if connected >= CATCH_UP_SECONDS * 1e9 and (self._latest is None or message.timestamp >= self._latest):
                 self._catching_up = False
         if not known:
             self._seen[key] = None

@@ -102,6 +102,17 @@ def test_what_the_linac_sends_again_is_kept_once(lab: SimpleNamespace) -> None:
     assert [(event.kind, event.count, event.missing) for event in session.events] == [("repeats", 26, None), ("reconnect", 1, 0)]
 
 
+def test_what_the_linac_sends_again_behind_new_messages_is_kept_once_too(lab: SimpleNamespace) -> None:
+    """A linac may go on with what is new at once, and send the batch of earlier messages a moment later."""
+    treated = lab.session("TEST-1", 60)
+    script = lab.Script().data(*treated[:20])
+    script.note(Kind.DISCONNECTED, reason="x").note(Kind.CONNECTED, seconds=2)
+    script.data(*treated[28:32], b"".join(treated[5:20])).data(*treated[32:], *lab.idle(2, 60))
+    [(session, messages)] = cut(script.entries)
+    assert raws(messages) == treated[:20] + treated[28:]
+    assert [(event.kind, event.count, event.missing) for event in session.events] == [("reconnect", 1, 8), ("repeats", 15, None)]
+
+
 def test_an_old_message_that_was_missed_is_kept_and_said(lab: SimpleNamespace) -> None:
     treated = lab.session("TEST-1", 40)
     script = lab.Script().data(*treated[:10], *treated[18:24])
