@@ -36,8 +36,12 @@ _SERIAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}[A-Za-z0-9_-]|[A-Za-z0-9]"
 _PRIVATE_FOLDER, _PRIVATE_FILE = 0o700, 0o600
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
-WINDOWS_DEVICES = {"con", "prn", "aux", "nul", *(f"{name}{digit}" for name in ("com", "lpt") for digit in range(1, 10))}
-"""Names that Windows keeps for devices, with any extension, in any folder (Microsoft's "Naming Files, Paths, and Namespaces")."""
+WINDOWS_DEVICES = {
+    *("con", "prn", "aux", "nul", "conin$", "conout$"),
+    *(f"{name}{digit}" for name in ("com", "lpt") for digit in "123456789\u00b9\u00b2\u00b3"),
+}
+"""Names that Windows keeps for devices, with any extension, in any folder (Microsoft's "Naming Files, Paths, and Namespaces",
+which counts the raised digits 1 to 3 as digits, and "Console Handles")."""
 
 
 @dataclass(frozen=True)
