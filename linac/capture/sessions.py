@@ -13,7 +13,8 @@
   those of a message before; after ten, and when the stream of bytes ends, unless it looks like one whose last items are missing.
 - A counter that jumps, a message that comes twice with other data, a clock that goes back are recorded with what stood before and
   after. They end nothing.
-- Bytes that belong to no message are counted. They stay in the journal.
+- Bytes that belong to no message are counted. They stay in the journal. A header with nothing behind it counts with them: it
+  does not even say that there is no patient.
 """
 
 import hashlib
@@ -25,6 +26,7 @@ from typing import Any, NamedTuple
 
 from linac.capture.journal import Damage, Entry, Kind, Position, Record
 from linac.icom import BY_NAME, NO_VALUE, Message, MessageStream
+from linac.icom.layout import HEADER_SIZE
 
 SILENCE_SECONDS = 900.0
 SETTLE_SECONDS = 1.0
@@ -252,6 +254,8 @@ class SessionCutter:
         self._interruption_counts = True  # not yet with a session that it ended
         self._arrival: Record | None = None  # the last data
         self._arrival_run = ""
+        self._spoke: Record | None = None  # the data that completed the session's last message
+        self._spoke_run = ""
         self._settled = True
         self._doubtful: Message | None = None  # perhaps not complete when a second had passed: what comes next decides
         self._end = Position(0, 0)
@@ -262,7 +266,7 @@ class SessionCutter:
         if isinstance(what, Damage):
             self._end = entry.end
             return self._interrupt("damaged", what.reason, entry, catch_up=False)
-        steps = self._pass_time(self._elapsed(what.wall_ns, what.mono_ns, same_run=entry.run == self._arrival_run))
+        steps = self._pass_time(what.wall_ns, what.mono_ns, entry.run)
         self._end = entry.end
         match what.kind:
             case Kind.DATA:
@@ -282,7 +286,7 @@ class SessionCutter:
 
     def now(self, wall_ns: int, mono_ns: int) -> list[Step]:
         """Time has passed, by the clocks of the computer that wrote the journal, and there are no further entries."""
-        return self._pass_time(self._elapsed(wall_ns, mono_ns, same_run=True))
+        return self._pass_time(wall_ns, mono_ns, None)
 
     def end_session(self) -> list[Step]:
         """End the session that is going on, if there is one."""
@@ -292,17 +296,9 @@ class SessionCutter:
             self._interruption_counts = False
         return [Ended(session)] if session else []
 
-    def _elapsed(self, wall_ns: int, mono_ns: int, *, same_run: bool) -> float:
-        """Seconds since the last data. A wall clock can be set, a monotonic one starts anew with the computer: of two that
-        can be right the shorter."""
-        if self._arrival is None:
-            return 0.0
-        wall, mono = wall_ns - self._arrival.wall_ns, mono_ns - self._arrival.mono_ns
-        if same_run and mono >= 0:
-            return min(wall, mono) / 1e9 if wall >= 0 else mono / 1e9
-        return max(wall, 0) / 1e9
-
-    def _pass_time(self, elapsed: float) -> list[Step]:
+    def _pass_time(self, wall_ns: int, mono_ns: int, run: str | None) -> list[Step]:
+        """What comes of it that the clocks have gone on to this, in a run of the listener (None: the one that goes on)."""
+        elapsed = _elapsed(self._arrival, wall_ns, mono_ns, same_run=run in (None, self._arrival_run))
         steps: list[Step] = []
         if elapsed >= SETTLE_SECONDS and not self._settled:
             self._settled = True
@@ -316,7 +312,8 @@ class SessionCutter:
         if elapsed >= UNSURE_SECONDS and doubtful is not None and not self._cut_short(doubtful):
             self._doubtful = None
             steps += self._accept(doubtful)
-        if self.session is not None and elapsed >= self.silence_seconds:
+        said_nothing = _elapsed(self._spoke, wall_ns, mono_ns, same_run=run in (None, self._spoke_run))
+        if self.session is not None and said_nothing >= self.silence_seconds:
             steps += self.end_session()
         return steps
 
@@ -393,6 +390,10 @@ class SessionCutter:
 
     def _message(self, message: Message, arrived_ns: int, start: Position, end: Position, run: str) -> list[Step]:
         edge = Edge(arrived_ns, message.timestamp, message.counter)
+        if len(message.raw) == HEADER_SIZE:
+            self.skipped_bytes += HEADER_SIZE
+            self._note(Event("skipped", self._last_edge, edge, HEADER_SIZE))
+            return []
         if self._is_repeat(message):
             self.repeats += 1
             self._note(Event("repeats", self._last_edge, edge))
@@ -421,6 +422,7 @@ class SessionCutter:
                     session.note(event, counts=counts)
         if session is not None:
             session.add(message, arrived_ns, end, run)
+            self._spoke, self._spoke_run = self._arrival, self._arrival_run
         self.messages += 1
         return [*steps, Kept(message, session, arrived_ns)]
 
@@ -467,6 +469,17 @@ class SessionCutter:
         elif message.timestamp < before.timestamp:
             events.append(Event("clock_back", before, edge))
         return events
+
+
+def _elapsed(since: Record | None, wall_ns: int, mono_ns: int, *, same_run: bool) -> float:
+    """Seconds since a record. A wall clock can be set, a monotonic one starts anew with the computer: of two that can be right
+    the shorter."""
+    if since is None:
+        return 0.0
+    wall, mono = wall_ns - since.wall_ns, mono_ns - since.mono_ns
+    if same_run and mono >= 0:
+        return min(wall, mono) / 1e9 if wall >= 0 else mono / 1e9
+    return max(wall, 0) / 1e9
 
 
 class _Rate:

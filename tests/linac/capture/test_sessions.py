@@ -177,6 +177,29 @@ def test_garbage_is_counted_and_ends_nothing(lab: SimpleNamespace) -> None:
     assert [(event.kind, event.count) for event in session.events] == [("skipped", 27)]
 
 
+def test_a_header_alone_is_garbage_and_ends_nothing(lab: SimpleNamespace) -> None:
+    """It says nothing of a patient, not even that there is none."""
+    treated = lab.session("TEST-1", 20)
+    header = lab.message(177)[:27]
+    [(session, messages)] = cut(lab.Script().data(*treated[:10], header, *treated[10:], *lab.idle(2, 20)).entries)
+    assert raws(messages) == treated
+    assert [(event.kind, event.count) for event in session.events] == [("skipped", 27)]
+    assert session.gaps == 0
+
+
+@pytest.mark.parametrize("rubbish", ["garbage", "headers"])
+def test_a_session_ends_a_quarter_of_an_hour_after_its_last_message_whatever_else_comes(
+    lab: SimpleNamespace, rubbish: str
+) -> None:
+    script = lab.Script().data(*lab.session("TEST-1", 12))
+    pieces = [bytes(range(200)) if rubbish == "garbage" else lab.message(n % 256)[:27] for n in range(100)]
+    script.data(*pieces, seconds=10)
+    cutter = SessionCutter()
+    steps = steps_of(cutter, script.entries)
+    assert [type(step) for step in steps] == [Kept] * 12 + [Ended]
+    assert cutter.session is None
+
+
 @pytest.mark.parametrize("size", [10, 60, 400, 2000])
 def test_half_a_message_is_skipped_and_said(lab: SimpleNamespace, size: int) -> None:
     treated = lab.session("TEST-1", 30)
