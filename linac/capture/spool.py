@@ -25,6 +25,7 @@ import re
 import stat
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from linac.errors import SetupError
@@ -62,59 +63,59 @@ class Spool:
             )
         object.__setattr__(self, "root", Path(self.root).absolute())
 
-    @property
+    @cached_property
     def folder(self) -> Path:
         return self.root / self.serial
 
-    @property
+    @cached_property
     def journal(self) -> Path:
         return self.folder / "journal"
 
-    @property
+    @cached_property
     def status(self) -> Path:
         return self.folder / "status.json"
 
-    @property
+    @cached_property
     def lock(self) -> Path:
         return self.folder / "listener.lock"
 
-    @property
+    @cached_property
     def archiver_lock(self) -> Path:
         return self.folder / "archiver.lock"
 
-    @property
+    @cached_property
     def follower_lock(self) -> Path:
         return self.folder / "follower.lock"
 
-    @property
+    @cached_property
     def follower(self) -> Path:
         return self.folder / "follower.json"
 
-    @property
+    @cached_property
     def stop(self) -> Path:
         return self.folder / "stop"
 
-    @property
+    @cached_property
     def log(self) -> Path:
         return self.folder / "listener.log"
 
-    @property
+    @cached_property
     def out(self) -> Path:
         return self.folder / "listener.out"
 
-    @property
+    @cached_property
     def checkpoint(self) -> Path:
         return self.folder / "checkpoint.json"
 
-    @property
+    @cached_property
     def ledger(self) -> Path:
         return self.folder / "sessions.jsonl"
 
-    @property
+    @cached_property
     def archive_status(self) -> Path:
         return self.folder / "archive.json"
 
-    @property
+    @cached_property
     def drafts(self) -> Path:
         return self.folder / "drafts"
 
