@@ -45,8 +45,9 @@ REMEMBERED = 4096
 RATE_SECONDS = 8.0
 """So long the linac's messages are counted before their rate is believed."""
 
-LONGEST_SECONDS = 86400.0
-"""A step of the linac's clock that is longer says nothing about how many messages are missing: it is a wrong date."""
+LONGEST_SECONDS = 2 * SILENCE_SECONDS
+"""A step of the linac's clock that is longer says nothing about how many messages of a session are missing: no session goes on
+over so long a time without a message, so the date or time is wrong, or was set."""
 
 MOST_EVENTS = 500
 """Events that a session keeps; more are only counted."""
@@ -85,7 +86,7 @@ class Event:
     bytes), `late` (an old message that was not known before: kept), `replaced` (a message came again with more items: kept).
     `missing`: how many messages are missing by the counter, which is modulo 256, so at least so many; `about`: likewise by the
     counter and the linac's clock together, at the rate seen before (None where no rate is known yet, or the clock went back or
-    on by more than a day).
+    on by more than half an hour).
     """
 
     kind: str

@@ -418,9 +418,10 @@ def test_without_a_known_rate_the_number_missing_is_a_lower_bound(lab: SimpleNam
     assert told_gaps(2, 0, at_least=False) == "2 gaps (no message known to be missing)"
 
 
-def test_a_wrong_date_makes_no_millions_of_missing_messages(lab: SimpleNamespace) -> None:
+@pytest.mark.parametrize("wrong", [timedelta(days=900), timedelta(hours=5)])
+def test_a_wrong_time_makes_no_thousands_of_missing_messages(lab: SimpleNamespace, wrong: timedelta) -> None:
     script = lab.Script().data(*lab.session("TEST-1", 60))
-    script.data(lab.message(70, patient="TEST-1", mu=60.0, time=lab.START + timedelta(days=900)))
+    script.data(lab.message(70, patient="TEST-1", mu=60.0, time=lab.START + wrong))
     script.data(*lab.session("TEST-1", 12, first=72), *lab.idle(2, 84))
     [(session, _)] = cut(script.entries)
     assert [(event.missing, event.about) for event in session.events if event.kind == "counter_jump"] == [(10, None), (1, None)]
