@@ -201,7 +201,8 @@ class Listener:
             return
         now, (since, reason), self._lost = datetime.now(UTC), self._lost, None
         recent = [one for one in self._interruptions if one.until > now - timedelta(hours=REMEMBERED_HOURS)]
-        self._interruptions = [*recent[1 - REMEMBERED :], Interruption(since, now, reason)]
+        over = Interruption(since, max(now, since), reason)  # this computer's clock may have been set back meanwhile
+        self._interruptions = [*recent[1 - REMEMBERED :], over]
 
     def _claim(self) -> None:
         if not self._lock.acquire(wait_seconds=1.0):
