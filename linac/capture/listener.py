@@ -256,8 +256,13 @@ class Listener:
                 self._losses += not self._stopping
             self._connected_since, self._silent, self._state = None, False, "waiting"
             self._say(f"disconnected: {reason}")
-        if not self._stopping:
+        if not self._stopping and self._bytes > before:
             self._last_error = f"the connection ended: {reason}"
+        elif not self._stopping:
+            self._last_error = (
+                f"the connection brought nothing: {reason}. See whether the linac is switched on, and where a tunnel or "
+                "forwarded port leads to it, whether its other end reaches the NSS."
+            )
         return self._bytes > before and time.monotonic() - began >= GOOD_CONNECTION_SECONDS
 
     def _receive(self, sock: socket.socket) -> str:

@@ -211,6 +211,7 @@ def test_connections_that_bring_nothing_are_neither_losses_nor_the_end_of_an_int
     for number in range(1, 5):
         peer.wait(number)
         peer.reset() if number % 2 else peer.hang_up()
+    lab.wait_for(lambda: "brought nothing: the linac ended it. See whether" in listener.status().last_error, what="advice")
     peer.wait(5)
     status = listener.status()
     assert (status.gaps, status.interruptions) == (1, [])
