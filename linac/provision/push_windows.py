@@ -32,8 +32,8 @@ _STATE = re.compile(r":\s*[245]\s+(START_PENDING|RUNNING|CONTINUE_PENDING)\b")
 
 _FOLDER = re.compile(r"[a-z]:\\.*")
 _FILE = re.compile(r"\d.*\s(\d+)\s+([a-z0-9._+-]+)\s*")
-"""Lines of `dir`: ` Directory of C:\\x` and `11/29/2026  11:39 PM     6 b.py`, with words, date and time as the host's language has
-them."""
+"""Lines of `dir`: ` Directory of C:\\x` and `11/29/2026  11:39 PM     6 b.py`, with words, date and time as in the host's
+language."""
 
 
 class Windows:

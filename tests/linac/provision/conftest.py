@@ -46,6 +46,7 @@ function nssm(verb, service, parameter) {
   return 0;
 }
 function sc(verb, service) {
+  if (refused("sc")) return 0;
   if (!known(service)) return 1060;
   WScript.Echo("        STATE              : " + (running(service) ? "4  RUNNING" : "1  STOPPED"));
   return 0;
