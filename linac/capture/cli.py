@@ -82,11 +82,11 @@ def listen(options: argparse.Namespace) -> int:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda *_: ending.set())
-    log, follower = Log(), Follower(options.spool, serial, COMMAND)
+    log, folder = Log(), LocalFolder(Path(options.directory).absolute())
+    follower = Follower(options.spool, serial, COMMAND, folder.location)
     try:
         if not follower.acquire(CLAIM_SECONDS):
             raise _recorded_already(options, serial)
-        folder = LocalFolder(Path(options.directory).absolute())
         archiver = Archiver(options.spool, serial, options.address, folder, ready=lambda: _require(folder))
         archiving = _Archiving(archiver, log)
         words = _Words(Spool(Path(options.spool), serial).log, log)
@@ -95,10 +95,15 @@ def listen(options: argparse.Namespace) -> int:
             f"{'adopted the listener' if running.adopted else 'started a listener'} for linac {serial}, process {running.pid}; "
             f"its log is {running.log}"
         )
+        if follower.of_run:
+            log.line(
+                f"it is the listener of icom-capture/{serial}, which archives to the same folder; this command archives in its "
+                "place, and leaves the listener running at its end"
+            )
         archiving.start()
-        _watch(options, serial, ending, archiving, words)
+        _watch(options, serial, ending, archiving, words, follower)
         log.line("ending")
-        ended = _stop(options, serial, log)
+        ended = _stop(options, serial, log, follower)
         words.repeat()
         archiving.end(END_SECONDS)
     except LinacError as error:
@@ -138,9 +143,13 @@ def _recorded_already(options: argparse.Namespace, serial: str) -> AlreadyRunnin
     )
 
 
-def _stop(options: argparse.Namespace, serial: str, log: Log) -> bool:
-    """Stop the listener, unless somebody runs it by itself. Whether it has ended with everything written, or need not end."""
+def _stop(options: argparse.Namespace, serial: str, log: Log, follower: Follower) -> bool:
+    """Stop the listener, unless somebody runs it by itself or it is a flow run's. Whether it has ended with everything written,
+    or need not end."""
     status = control.status(options.spool, serial)
+    if follower.of_run and status is not None and status.running:
+        log.line(f"the listener, process {status.pid}, is that of icom-capture/{serial} and records on; cancel that to end it")
+        return True
     if status is not None and status.running and status.standalone:
         log.line(f"the listener, process {status.pid}, was started by itself and records on; end it where it was started")
         return True
@@ -168,7 +177,14 @@ def _require(folder: "LocalFolder") -> None:
     folder.check()
 
 
-def _watch(options: argparse.Namespace, serial: str, ending: threading.Event, archiving: "_Archiving", words: "_Words") -> None:
+def _watch(
+    options: argparse.Namespace,
+    serial: str,
+    ending: threading.Event,
+    archiving: "_Archiving",
+    words: "_Words",
+    follower: Follower,
+) -> None:
     """See to it that the listener runs, and pass on what it says, until it is time to end. Short waits: on Windows a signal waits
     for them."""
     due = time.monotonic() + WATCH_SECONDS
@@ -177,6 +193,7 @@ def _watch(options: argparse.Namespace, serial: str, ending: threading.Event, ar
         if time.monotonic() < due:
             continue
         due = time.monotonic() + WATCH_SECONDS
+        follower.seen()
         archiving.look()
         try:
             said = control.last_status(options.spool, serial)

@@ -57,6 +57,7 @@ def is_running(spool: str | os.PathLike[str], serial: str) -> bool:
 def status(spool: str | os.PathLike[str], serial: str) -> Status | None:
     """What the listener last said, with `running` as it is now; None if there never was one."""
     from linac.capture.archive import backlog_bytes  # here, so that starting and stopping load less
+    from linac.capture.follower import unattended_since
 
     places = Spool(Path(spool), serial)
     said = _read_status(places)
@@ -69,6 +70,10 @@ def status(spool: str | os.PathLike[str], serial: str) -> Status | None:
     if not running:
         said = replace(said, connected=False, silent=False, state="stopped")
     trouble, since = _archive_trouble(places)
+    alone_since = unattended_since(spool, serial, said.started) if running and backlog else None
+    if alone_since is not None:
+        trouble = f"Nobody archives what is recorded. Start `listen` again, or run icom-capture/{serial}."
+        since = alone_since
     return replace(said, running=running, backlog_bytes=backlog, archive_trouble=trouble, archive_trouble_since=since)
 
 

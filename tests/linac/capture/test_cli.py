@@ -170,6 +170,79 @@ def test_a_run_that_follows_keeps_a_command_out_and_a_crash_lets_it_in(
     peer.wait()
 
 
+def of_a_killed_run(spool: Path, port: int, target: Path) -> "follower.Follower":
+    """The listener of a flow run that archived to `target` and was killed."""
+    run_of_a_flow = follower.Follower(spool, "4299", follower.RUN, str(target))
+    assert run_of_a_flow.acquire()
+    control.start("4299", "127.0.0.1", port, spool)
+    run_of_a_flow.release()
+    return run_of_a_flow
+
+
+def test_a_flow_runs_listener_is_not_archived_to_another_folder(peer: Any, spool: Path, tmp_path: Path) -> None:
+    left = of_a_killed_run(spool, peer.port, tmp_path / "records" / "iCom")
+    peer.wait()
+    (tmp_path / "other").mkdir()
+    where = ["listen", "127.0.0.1", str(tmp_path / "other"), "--port", str(peer.port), "--spool", str(spool), "--serial", "4299"]
+    refused = run(*where)
+    assert refused.returncode == 3
+    assert f"archives to {tmp_path / 'records' / 'iCom'}, not to {tmp_path / 'other'}" in refused.stderr
+    assert "cancel icom-capture/4299" in refused.stderr
+    assert control.is_running(spool, "4299")
+    assert peer.endings == {}
+    assert left.acquire(), "the next run has its place"
+    left.forget()
+    left.release()
+    assert follower.Follower(spool, "4299", follower.COMMAND, str(tmp_path / "other")).acquire(), "as the message says"
+
+
+def test_a_command_that_archives_for_a_flow_run_leaves_its_listener_running(
+    listen: Any, peer: Any, spool: Path, tmp_path: Path, lab: SimpleNamespace
+) -> None:
+    of_a_killed_run(spool, peer.port, tmp_path / "icom")
+    peer.wait()
+    peer.send(*lab.session("TEST-1", 12), *lab.idle(3, 12))
+    first = listen("--serial", "4299")
+    lab.wait_for(lambda: len(list((tmp_path / "icom").glob("patients/*/*.xz"))) == 1)
+    first.kill()
+    first.wait()
+    second = listen("--serial", "4299")
+    lab.wait_for(lambda: (holder := follower.follower_of(spool, "4299")) and holder.pid == second.pid)
+    second.send_signal(signal.SIGTERM)
+    out, _ = second.communicate(timeout=15)
+    assert second.returncode == 0
+    assert "it is the listener of icom-capture/4299" in out
+    assert "records on" in out
+    assert control.is_running(spool, "4299")
+    assert peer.endings == {}
+
+
+def test_a_listener_whose_command_was_killed_and_is_not_started_again_is_told(
+    listen: Any, peer: Any, spool: Path, tmp_path: Path, lab: SimpleNamespace
+) -> None:
+    first = listen("--serial", "4299")
+    peer.wait()
+    peer.send(*lab.session("TEST-1", 12))
+    lab.wait_for(lambda: (status := control.status(spool, "4299")) and status.messages == 12 and status.backlog_bytes)
+    said = Spool(spool, "4299").follower
+    long_ago = time.time() - 2 * follower.GRACE_SECONDS
+    os.utime(said, (long_ago, long_ago))
+    assert run("status", "--spool", str(spool)).returncode == 0, "it lives"
+    lab.wait_for(lambda: time.time() - said.stat().st_mtime < 60, 30, "its sign of life")
+    first.kill()
+    first.wait()
+    assert run("status", "--spool", str(spool)).returncode == 0, "its service starts it again"
+    os.utime(said, (long_ago, long_ago))
+    shown = run("status", "--spool", str(spool))
+    assert shown.returncode == 1
+    assert "ATTENTION        not archived since 20" in shown.stdout
+    assert "Nobody archives what is recorded. Start `listen` again, or run icom-capture/4299." in shown.stdout
+    second = listen("--serial", "4299")
+    lab.wait_for(lambda: (status := control.status(spool, "4299")) and not status.archive_trouble)
+    second.send_signal(signal.SIGTERM)
+    assert second.wait(15) == 0
+
+
 def test_one_that_joins_a_listener_of_its_own_archives_and_leaves_it_running(
     listen: Any, peer: Any, spool: Path, tmp_path: Path, lab: SimpleNamespace
 ) -> None:
