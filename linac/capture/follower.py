@@ -103,9 +103,10 @@ class Follower:
             return True
         serial, target = self.places.serial, before.target or "the records share"
         raise AlreadyRunningError(
-            f"Linac {serial}: its listener is that of icom-capture, which archives to {target}, not to {self.target}. Its next run is on its way and goes on from where the last one stopped. To record with `listen` "
-            f"instead, cancel icom-capture/{serial}, which ends its listener. Where there is no Prefect any more, remove "
-            f"{self.places.follower}, then start this again: it takes the listener over."
+            f"Linac {serial}: its listener is that of icom-capture, which archives to {target}, not to {self.target}. Its next "
+            "run is on its way and goes on from where the last one stopped. To record with `listen` instead, cancel "
+            f"icom-capture/{serial}, which ends its listener. Where there is no Prefect any more, remove {self.places.follower}, "
+            "then start this again: it takes the listener over."
         )
 
 
