@@ -385,7 +385,10 @@ def _loses(status: Status) -> bool:
 
 
 def _stalled(status: Status) -> str:
-    return f"the listener has said nothing for {status.age_seconds:.0f} s: its disk is full or stalled, or its computer is"
+    return (
+        f"the listener has said nothing for {status.age_seconds:.0f} s: its spool's disk may be full, stalled or gone, or its "
+        "computer overloaded; what is shown here is as old as that"
+    )
 
 
 def _when(moment: datetime | None) -> str:
@@ -404,6 +407,9 @@ def _lines(status: Status) -> list[str]:
         f"  journal          {status.journal_bytes / 1e6:.1f} MB, {status.backlog_bytes / 1e6:.1f} MB of it not yet archived",
         f"  last said        {_when(status.written)}",
     ]
+    if status.losing:
+        waits, lost = status.queue_bytes / 1e6, status.dropped_bytes / 1e6
+        lines.append(f"  not written      {waits:.2f} MB wait in memory, {lost:.2f} MB are lost")
     if status.running and status.age_seconds > STALLED_SECONDS:
         lines.append(f"  ATTENTION        {_stalled(status)}")
     if status.last_error and not status.connected:

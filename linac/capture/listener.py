@@ -169,9 +169,10 @@ class Listener:
             recorder.note(Kind.STOPPED, reason=self._stopping)
             if not recorder.close(5.0):
                 self.unwritten_bytes = recorder.unsafe_bytes
+                why = "has no room" if recorder.full else "cannot be written to" if recorder.failing else "does not answer"
                 self._say(
                     f"ATTENTION, the journal could not be completed, the last {self.unwritten_bytes} bytes from the linac are "
-                    f"lost: {recorder.failing or 'the disk does not answer.'}"
+                    f"lost: the spool's disk {why}."
                 )
             self._state = "stopped"
             self._keeping.set()
@@ -394,7 +395,7 @@ class Listener:
             gaps=self._losses + recorder.drops,
             silent=self._silent,
             silences=self._silences,
-            queue_bytes=recorder.queue_bytes,
+            queue_bytes=recorder.unsafe_bytes if recorder.losing else recorder.queue_bytes,
             dropped_bytes=recorder.dropped_bytes,
             losing=recorder.losing,
             unwritten_bytes=self.unwritten_bytes or 0,

@@ -355,15 +355,17 @@ def test_what_cannot_be_written_is_told_counted_and_an_exit_code(
     lab.wait_for(lambda: (status := control.status(spool, "4299")) and status.messages == 20)
     shown = run("status", "--spool", str(spool))
     assert shown.returncode == 1
-    assert "ATTENTION        The journal" in shown.stdout
+    assert "ATTENTION        NOTHING IS BEING WRITTEN: the journal" in shown.stdout
+    assert f"not written      {len(b''.join(treated[10:])) / 1e6:.2f} MB wait in memory, 0.00 MB are lost" in shown.stdout
     command.send_signal(signal.SIGINT)
     out, _ = command.communicate(timeout=20)
     assert command.returncode == 1
     lost = len(b"".join(treated[10:]))
     assert f"ATTENTION, the last {lost} bytes from the linac could not be written and are lost" in out
     assert "listener: connected to 127.0.0.1" in out
-    assert "listener: The journal in" in out
-    assert f"listener: ATTENTION, the journal could not be completed, the last {lost} bytes" in out
+    assert "listener: NOTHING IS BEING WRITTEN: the journal in" in out
+    assert f"listener: ATTENTION, the journal could not be completed, the last {lost} bytes from the linac are lost" in out
+    assert "lost: the spool's disk cannot be written to." in out
     assert "TEST-1" not in out
     lab.wait_for(lambda: peer.endings == {0: "fin"})
 
