@@ -48,7 +48,10 @@ def add_commands(subparsers: Any) -> None:
     exit code."""
     command = subparsers.add_parser("listen", help="record a linac's iCom stream, as `pymedphys icom listen` does")
     command.add_argument("address", help="the NSS's hospital address, for example 192.168.17.40")
-    command.add_argument("directory", help="the iCom folder, on a disk or share; live/ and patients/ appear in it")
+    command.add_argument(
+        "directory",
+        help="the iCom folder, on a disk or share; it has to exist (it is never made); live/ and patients/ appear in it",
+    )
     _add_where(command)
     command.add_argument("--port", type=int, default=ICOM_PORT, help="the iCom port (%(default)s)")
     command.add_argument("--no-archive", action="store_true", help="only record into the spool; archive from there later")
