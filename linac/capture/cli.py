@@ -173,6 +173,11 @@ def _stop(options: argparse.Namespace, serial: str, log: Log, follower: Follower
 def _require(folder: "LocalFolder") -> None:
     """Raises `LinacError` unless the iCom folder is there. It is never made here: nothing shall land on the disk under a share's
     mount point."""
+    if folder.path.is_file():
+        raise UnreachableError(
+            f"The iCom folder {folder.location} is a file. Move that away, then connect the share or make the folder; or give "
+            "another folder."
+        )
     if not folder.path.is_dir():
         raise UnreachableError(
             f"The iCom folder {folder.location} is not there. If it is on a share, connect that; if it is a new folder, make it."

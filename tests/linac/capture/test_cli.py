@@ -19,6 +19,7 @@ import pytest
 from linac.capture import archive, cli, control, follower
 from linac.capture.log import Log
 from linac.capture.spool import Spool
+from linac.errors import LinacError
 from linac.transport.paths import LocalFolder
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows knows no signals between processes that let code run")
@@ -418,6 +419,29 @@ def test_a_folder_that_is_not_there_is_told_and_never_made_and_what_waits_arrive
     assert "waits in the spool" in out
     assert "archiving works again" in out
     assert "1 archived in the last 24 h, in them 0 gaps" in run("status", "--spool", str(spool)).stdout
+
+
+def test_a_folder_that_is_not_there_stays_told_while_nothing_comes(
+    spool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only every few seconds is it looked at then; in between it does not count as back."""
+    monkeypatch.setattr(archive, "LOOK_SECONDS", 0.3)
+    folder = LocalFolder(tmp_path / "icom")
+    archiver = archive.Archiver(spool, "4299", "127.0.0.1", folder, ready=lambda: cli._require(folder))
+    for pause in (0.0, 0.0, 0.4, 0.0):
+        time.sleep(pause)
+        with pytest.raises(LinacError, match="is not there"):
+            archiver.run_once()
+    assert "is not there" in control._archive_trouble(Spool(spool, "4299"))[0]
+    folder.path.write_text("somebody's")
+    time.sleep(0.4)
+    with pytest.raises(LinacError, match="is a file"):
+        archiver.run_once()
+    folder.path.unlink()
+    folder.path.mkdir()
+    time.sleep(0.4)
+    assert archiver.run_once() == []
+    assert control._archive_trouble(Spool(spool, "4299")) == ("", None)
 
 
 def test_status_can_be_watched(listen: Any, peer: Any, spool: Path, lab: SimpleNamespace) -> None:
