@@ -281,7 +281,7 @@ class _Follower:
         gaps, missing = sum(line.gaps for line in today), sum(line.missing for line in today)
         told = told_gaps(gaps, missing, at_least=any(line.at_least for line in today))
         rows += [
-            ("Sessions archived today", len(today)),
+            ("Sessions of today, archived", len(today)),
             ("MU in them", f"{sum(line.mu for line in today):.1f}"),
             ("Missing in them", told),
             ("Trouble", self.trouble or self.listening or "none"),

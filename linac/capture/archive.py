@@ -504,7 +504,7 @@ class Archiver:
             # the text holds the path, and so the patient: neither it nor the error it came from may travel on
             text = str(error).replace(patient, "(patient)")
             which = f"Linac {self.places.serial}, session of {session.stamp}"
-            raise StorageError(f"{which}: {text} It waits in the journal.") from None
+            raise StorageError(f"{which}: {text} It waits in the journal, and is stored as soon as that works.") from None
         self._ledger.append(line_for(session, outcome, stamp=stamp, sha256=digest, size=size, reason=reason))
         path = f"{where}/{stamp}.xz"
         self._done.append(

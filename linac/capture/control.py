@@ -6,6 +6,7 @@ works on Windows as well, across accounts and sessions, and lets the listener en
 """
 
 import contextlib
+import errno
 import json
 import os
 import subprocess
@@ -124,9 +125,11 @@ def stop(spool: str | os.PathLike[str], serial: str, timeout: float = 10.0) -> b
         try:
             places.stop.touch()  # again and again: one that is just starting clears away old requests
         except OSError as error:
+            advice = "Run this under the account that owns the spool."
+            if error.errno in (errno.EROFS, errno.ENOSPC):
+                advice = "See to the spool's disk first."
             raise StorageError(
-                f"Linac {serial}: the stop request {places.stop} cannot be written: {error.strerror or error}. Run this under "
-                "the account that owns the spool."
+                f"Linac {serial}: the stop request {places.stop} cannot be written: {error.strerror or error}. {advice}"
             ) from error
         if time.monotonic() >= deadline:
             return False
