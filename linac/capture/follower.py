@@ -46,7 +46,7 @@ class Holder(NamedTuple):
 class Follower:
     """This process's claim to see to a linac's listener. `kind`: `COMMAND` or `RUN`; `target`: the iCom folder it archives to.
 
-    `of_run`: whether the listener is a flow run's, also where it was adopted by a command.
+    `of_run`: whether the listener is a flow run's; it stays that when a command adopts it, and the other way round.
     """
 
     def __init__(self, spool: str | os.PathLike[str], serial: str, kind: str, target: str = "") -> None:
@@ -62,7 +62,7 @@ class Follower:
         if not self._lock.acquire(wait_seconds):
             return False
         try:
-            self.of_run = self.kind == RUN or self._adopts_a_runs()
+            self._adopt()
         except BaseException:
             self._lock.release()
             raise
@@ -95,12 +95,12 @@ class Follower:
         with suppress(OSError):  # it only serves messages to others
             write_whole(self.places.follower, json.dumps(facts).encode(), keep=False)
 
-    def _adopts_a_runs(self) -> bool:
+    def _adopt(self) -> None:
         before = _last(self.places)
-        if before is None or not before.of_run or not is_held(self.places.lock):
-            return False
-        if _same(before.target, self.target):
-            return True
+        adopted = before is not None and is_held(self.places.lock)
+        self.of_run = before.of_run if before is not None and adopted else self.kind == RUN
+        if before is None or self.kind == RUN or not self.of_run or _same(before.target, self.target):
+            return
         serial, target = self.places.serial, before.target or "the records share"
         raise AlreadyRunningError(
             f"Linac {serial}: its listener is that of icom-capture, which archives to {target}, not to {self.target}. Its next "

@@ -218,6 +218,25 @@ def test_a_command_that_archives_for_a_flow_run_leaves_its_listener_running(
     assert peer.endings == {}
 
 
+def test_a_commands_listener_stays_that_when_a_flow_run_took_it_over(
+    listen: Any, peer: Any, spool: Path, tmp_path: Path, lab: SimpleNamespace
+) -> None:
+    """A service that comes back to it may archive where it always did, and ends it."""
+    first = listen("--serial", "4299")
+    peer.wait()
+    first.kill()
+    first.wait()
+    run_of_a_flow = follower.Follower(spool, "4299", follower.RUN, str(tmp_path / "records" / "iCom"))
+    assert run_of_a_flow.acquire()
+    run_of_a_flow.release()
+    second = listen("--serial", "4299")
+    lab.wait_for(lambda: (holder := follower.follower_of(spool, "4299")) and holder.pid == second.pid)
+    lab.wait_for(lambda: (status := control.status(spool, "4299")) and status.connected)
+    second.send_signal(signal.SIGTERM)
+    assert second.wait(15) == 0
+    assert not control.is_running(spool, "4299")
+
+
 def test_a_listener_whose_command_was_killed_and_is_not_started_again_is_told(
     listen: Any, peer: Any, spool: Path, tmp_path: Path, lab: SimpleNamespace
 ) -> None:
