@@ -416,7 +416,7 @@ def _lines(status: Status) -> list[str]:
         f"  last said        {_when(status.written)}",
     ]
     if status.losing:
-        waits, lost = status.queue_bytes / 1e6, status.dropped_bytes / 1e6
+        waits, lost = status.waiting_bytes / 1e6, status.dropped_bytes / 1e6
         lines.append(f"  not written      {waits:.2f} MB wait in memory, {lost:.2f} MB are lost")
     if status.running and status.age_seconds > STALLED_SECONDS:
         lines.append(f"  ATTENTION        {_stalled(status)}")
