@@ -1,6 +1,7 @@
 """Recording a linac: its listener started or adopted, its finished sessions brought to the records share, its state shown."""
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -51,7 +52,7 @@ PARQUET_SECONDS = 6.0
 def only_follower(linac: Linac) -> Iterator[Follower]:
     """Claim the linac's recording for this run. It is not `mine` where a `listen` command has it, or another run, even after a
     while. A crash frees it."""
-    follower = Follower(linac.spool, linac.serial, RUN)
+    follower = Follower(linac.spool, linac.serial, RUN, os.path.join(linac.site.records.path, "iCom"))
     until = time.monotonic() + HAND_OVER_SECONDS
     try:
         while not follower.acquire(CLAIM_SECONDS) and time.monotonic() < until and not by_command(linac):
@@ -185,6 +186,7 @@ class _Follower:
         """See to the listener, and tell what the archiver did. Nothing here waits for the records share."""
         spool, serial = self.linac.spool, self.linac.serial
         failed = ""
+        self.claim.seen()
         try:
             if not control.is_running(spool, serial):
                 running = control.start(serial, self.linac.address, self.linac.port, spool)
@@ -268,7 +270,7 @@ class _Follower:
         gaps, missing = sum(line.gaps for line in today), sum(line.missing for line in today)
         told = told_gaps(gaps, missing, at_least=any(line.at_least for line in today))
         rows += [
-            ("Sessions archived today", len(today)),
+            ("Sessions of today, archived", len(today)),
             ("MU in them", f"{sum(line.mu for line in today):.1f}"),
             ("Missing in them", told),
             ("Trouble", self.trouble or self.listening or "none"),
@@ -297,6 +299,7 @@ class _Follower:
         except LinacError as error:
             self.log.error("%s", error)
         if self.claim.mine:
+            self.claim.forget()
             self.cancel_waiting()
         if not self.archiving.finish(LAST_ROUND_SECONDS):
             self.log.warning("The records share does not answer; what is not archived waits in the spool for the next run.")

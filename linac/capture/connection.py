@@ -162,7 +162,7 @@ def explain(error: OSError, serial: str, address: str, port: int) -> Unreachable
         told = UnreachableError(
             f"Linac {serial}: the NSS at {address} refused port {port}. First see whether the linac is switched on. If it is, "
             "the iCom licence or firewall rule is probably missing on the NSS: ask the Elekta engineer to allow this server, "
-            "then run check-linac again."
+            "then try again."
         )
     elif isinstance(error, TimeoutError):
         told = UnreachableError(

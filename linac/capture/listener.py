@@ -10,8 +10,9 @@ is hold the linac up or drop off carelessly, so the work is split over threads t
     keeper      `status.json` once a second, and a look for the `stop` file twice a second
     log         lines for people, to stdout or a file
 
-Connection rules. One connection, never another while it is open. After a loss: wait 1 s, then up to 60 s, with some randomness; a
-connection that brought messages for ten seconds starts the waiting times anew. Every end that lets code run sends FIN.
+Connection rules. One connection, never another while it is open. After a loss: wait 1 s, then up to 60 s, with some randomness;
+never more than 5 s after a connection that brought a whole message, for the linac may be treating. A connection that brought
+something for ten seconds starts the waiting times anew. Every end that lets code run sends FIN.
 
 Silence. The linac says something four times a second, so 10 s without a byte is noted (journal, status, log). That alone is no
 reason to hang up: the connection may be sound and the linac in the middle of something, and the system's keepalive ends one whose
@@ -51,6 +52,9 @@ SILENCE_SECONDS = 10.0
 SILENCE_RECONNECT_SECONDS = 60.0
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.25, 50.0
 """Waiting times double from the first to the longest; each is then taken 0.8 to 1.2 times: 1 s to 60 s in all."""
+
+BROUGHT_WAIT_SECONDS = 4.0
+"""The longest waiting time, likewise, after a connection that brought a whole message."""
 
 GOOD_CONNECTION_SECONDS = 10.0
 ENDPOINT_SECONDS = 4.0
@@ -169,9 +173,10 @@ class Listener:
             recorder.note(Kind.STOPPED, reason=self._stopping)
             if not recorder.close(5.0):
                 self.unwritten_bytes = recorder.unsafe_bytes
+                why = "has no room" if recorder.full else "cannot be written to" if recorder.failing else "does not answer"
                 self._say(
                     f"ATTENTION, the journal could not be completed, the last {self.unwritten_bytes} bytes from the linac are "
-                    f"lost: {recorder.failing or 'the disk does not answer.'}"
+                    f"lost: the spool's disk {why}."
                 )
             self._state = "stopped"
             self._keeping.set()
@@ -222,7 +227,7 @@ class Listener:
     def _listen(self) -> None:
         waits = 0
         while not self._stopping:
-            good = False
+            good, before = False, self._messages
             try:
                 good = self._connection()
             except UnreachableError as error:
@@ -231,7 +236,10 @@ class Listener:
             except Exception as error:  # a fault of ours, or of the system: never a reason to end
                 self._complain(f"unexpected {type(error).__name__} in the listener ({where_raised(error)})")
             waits = 0 if good else waits
-            self._wait(min(self.first_wait_seconds * 2**waits, LONGEST_WAIT_SECONDS) * random.uniform(0.8, 1.2))  # noqa: S311
+            longest = (
+                BROUGHT_WAIT_SECONDS if self._messages > before + 1 else LONGEST_WAIT_SECONDS
+            )  # two headers: the first is whole
+            self._wait(min(self.first_wait_seconds * 2**waits, longest) * random.uniform(0.8, 1.2))  # noqa: S311
             waits = min(waits + 1, 16)
 
     def _connection(self) -> bool:
@@ -395,6 +403,7 @@ class Listener:
             silent=self._silent,
             silences=self._silences,
             queue_bytes=recorder.queue_bytes,
+            waiting_bytes=recorder.unsafe_bytes if recorder.losing else 0,
             dropped_bytes=recorder.dropped_bytes,
             losing=recorder.losing,
             unwritten_bytes=self.unwritten_bytes or 0,

@@ -3,7 +3,8 @@
 `SessionCutter` takes the journal's entries one by one and never holds more than a message; `cut` is for small journals.
 
 - A session is what comes from the first message with a patient ID to the last with the same one, as PyMedPhys cuts it. A message
-  without patient ID ends it, and so does one with another patient ID, which begins the next.
+  without patient ID ends it, and so does one with another patient ID, which begins the next. Another name under the same ID does
+  not: the first name stays, for the ID alone tells patients apart.
 - A lost connection, a restart of the listener, a hole in the journal do not end it: the session goes on with the patient's next
   message, and the interruption is recorded in it. Only if nothing of that patient comes for 15 minutes (`SILENCE_SECONDS`) it has
   ended with its last message.
@@ -341,7 +342,8 @@ class SessionCutter:
         skipped, self._counted = self._stream.skipped_bytes - self._counted, self._stream.skipped_bytes
         if skipped:
             self.skipped_bytes += skipped
-            self._note(Event("skipped", before, self._last_edge, skipped))
+            after = self._last_edge if self._last_edge is not before else None
+            self._note(Event("skipped", before, after, skipped))
 
     def _note(self, event: Event) -> None:
         if self.session is not None:

@@ -5,7 +5,8 @@
     status.json                    what the listener is doing, replaced every second (`linac.capture.status`)
     listener.lock                  held by the listener while it lives (`linac.capture.lock`)
     archiver.lock                  held by the archiver while it works
-    follower.lock, follower.json   held by who sees to the listener, and who that is (`linac.capture.follower`)
+    follower.lock, follower.json   held by who sees to the listener; who that is, or was before a crash, its iCom folder, and
+                                   when it was last there (`linac.capture.follower`)
     stop                           a request to the listener to end (`linac.capture.control`)
     listener.log, listener.out     what a detached listener has to say, bounded
     checkpoint.json                how far the archiver is: only saves work, may be deleted

@@ -57,8 +57,8 @@ class Status:
     exactly. `gaps`: times that messages may be missing (connections lost that had brought something, dropped bytes). `silent`:
     connected, but no byte for 10 s; `silences`: how often. `queue_bytes`: not yet in the journal. `dropped_bytes`: lost because
     the disk did not keep up.
-    `losing`: what comes cannot be written now, so it waits in memory and then is dropped. `unwritten_bytes`: lost because the
-    disk did not take them when the listener ended.
+    `losing`: what comes cannot be written now, so it waits in memory (`waiting_bytes`) and then is dropped.
+    `unwritten_bytes`: lost because the disk did not take them when the listener ended.
     `backlog_bytes`: not yet archived; `archive_trouble`: why nothing can be archived, since `archive_trouble_since`, else empty
     (all three filled in by `control.status`). `last_error`: why there is no connection, else empty. `findings`: what an operator
     should know now.
@@ -89,6 +89,7 @@ class Status:
     queue_bytes: int = 0
     dropped_bytes: int = 0
     losing: bool = False
+    waiting_bytes: int = 0
     unwritten_bytes: int = 0
     journal_bytes: int = 0
     backlog_bytes: int = 0

@@ -111,9 +111,9 @@ class TestTheLinac:
         assert "answers machine 2619" in lines["iCom messages"].seen
 
     def test_our_own_listener_is_never_joined_by_a_second_connection(
-        self, make: Callable[..., Linac], linac: SimulatedLinac, tmp_path: Path
+        self, make: Callable[..., Linac], linac: SimulatedLinac, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from linac.capture import control
+        from linac.capture import control, follower
 
         host, port = linac.address
         control.start("4299", host, port, tmp_path / "spool")
@@ -123,6 +123,10 @@ class TestTheLinac:
             self.look(make(address="localhost", port=port))
             assert len(linac.clients) == 1, "nobody else has connected, not even for a moment"
             assert check_server.listener(make(address="localhost", port=port)).outcome is PASS
+            monkeypatch.setattr(follower, "GRACE_SECONDS", 0.0)
+            alone = check_server.listener(make(address="localhost", port=port))
+            assert alone.outcome is WARN
+            assert "not archived: Nobody archives what is recorded." in alone.seen
         finally:
             assert control.stop(tmp_path / "spool", "4299")
         assert lines["iCom messages"].outcome is PASS

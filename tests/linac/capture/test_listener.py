@@ -197,6 +197,27 @@ def test_it_never_connects_while_connected_nor_in_a_tight_loop(listening: Any, p
     assert set(peer.endings.values()) == {"fin"}
 
 
+def test_a_linac_that_drops_connections_with_messages_in_them_is_not_kept_waiting(
+    listening: Any, peer: Any, monkeypatch: pytest.MonkeyPatch, lab: SimpleNamespace
+) -> None:
+    """Each such pause may be a part of a beam. Else the seventh wait would be 6.4 s."""
+    pauses = []
+    monkeypatch.setattr(Listener, "_wait", lambda _self, seconds: pauses.append(seconds) or time.sleep(seconds / 10))
+    monkeypatch.setattr("linac.capture.listener.BROUGHT_WAIT_SECONDS", 0.4)
+    listening(first_wait_seconds=0.1)
+    for number in range(7):
+        peer.wait(number)
+        peer.send(lab.message(2 * number), lab.message(2 * number + 1))
+        peer.hang_up()
+    lab.wait_for(lambda: len(pauses) == 7)
+    assert max(pauses) <= 0.4 * 1.2
+    assert min(pauses) >= 0.1 * 0.8
+    peer.wait(7)
+    peer.hang_up()
+    lab.wait_for(lambda: len(pauses) == 8)
+    assert pauses[-1] > 5, "one that brings nothing waits longer, as before"
+
+
 def test_connections_that_bring_nothing_are_neither_losses_nor_the_end_of_an_interruption(
     listening: Any, peer: Any, lab: SimpleNamespace
 ) -> None:
@@ -678,7 +699,8 @@ def test_a_spool_removed_under_it_is_made_again(peer: Any, spool: Path, lab: Sim
     reader = Reader(spool / "4299" / "journal")
     list(reader.read())
     time.sleep(1)  # synced: what was safe in the removed files is lost, and no more than that
-    shutil.rmtree(spool / "4299")
+    (spool / "4299").rename(spool / "going")  # at once, whatever is being written in it
+    shutil.rmtree(spool / "going")
     peer.send(lab.message(5))
     lab.wait_for(lambda: control.is_running(spool, "4299") and journalled(spool), what="making the spool again")
     peer.send(*lab.idle(5, 6))

@@ -207,7 +207,17 @@ def test_half_a_message_is_skipped_and_said(lab: SimpleNamespace, size: int) -> 
     script.note(Kind.DISCONNECTED, reason="x").note(Kind.CONNECTED, seconds=1)
     [(session, messages)] = cut(script.data(*treated[20:], *lab.idle(2, 30)).entries)
     assert raws(messages) == treated
-    assert ("skipped", size) in [(event.kind, event.count) for event in session.events]
+    [skipped] = [event for event in session.events if event.kind == "skipped"]
+    assert skipped.count == size
+    assert skipped.before is not None
+    assert skipped.before != skipped.after, "it is not before and behind one message"
+
+
+def test_another_name_under_the_same_id_leaves_it_one_session_under_the_first(lab: SimpleNamespace) -> None:
+    one, two = lab.session("TEST-1", 10), lab.session("TEST-1", 10, first=10, name="Other^Invented")
+    [(session, messages)] = cut(lab.Script().data(*one, *two, *lab.idle(2, 20)).entries)
+    assert raws(messages) == [*one, *two]
+    assert session.patient_name == "Nobody^At All"
 
 
 def test_a_message_cut_at_the_end_of_an_item_is_not_taken_for_a_whole_one(lab: SimpleNamespace) -> None:
