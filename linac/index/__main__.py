@@ -28,6 +28,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 from linac import ENDED
+from linac.console import printing
 from linac.errors import BackupError, LinacError, SetupError, StorageError
 from linac.index import Added, Index, Log
 from linac.index.export import export_pymedphys
@@ -47,6 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with contextlib.suppress(AttributeError):  # a console that lacks a letter shows another, rather than failing
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     options = _parser().parse_args(arguments)
+    return printing(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> int:
     if options.action is None:
         return _columns()
     try:
