@@ -32,6 +32,16 @@ def printing(command: Callable[[], int]) -> int:
         return 1
 
 
+def printable(text: str, most: int | None = None) -> str:
+    r"""A text without anything that a terminal would obey; of more letters than `most`, the first and dots.
+
+    >>> printable("a\x1b[2J"), printable("a long one", 5)
+    ('a?[2J', 'a lo…')
+    """
+    text = "".join(letter if letter.isprintable() else "?" for letter in text)
+    return text if most is None or len(text) <= most else f"{text[: most - 1]}…"
+
+
 def _let_go(number: int) -> None:
     """What is still to be written goes nowhere: the interpreter would try it again at its end, and say that it failed."""
     nowhere = os.open(os.devnull, os.O_WRONLY)

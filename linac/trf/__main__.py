@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from linac.console import printing
+from linac.console import printable, printing
 from linac.errors import LinacError, SetupError, StorageError
 from linac.trf import Trf, read
 from linac.trf.export import csv_lines
@@ -162,7 +162,7 @@ def summary(name: str, trf: Trf) -> str:
         rows.append(("look here", "more than twice the prescribed dose: do the header and the rows belong together?"))
     if header.encoding != "utf-8":
         rows.append(("text", f"read as {header.encoding}, as it is not UTF-8"))
-    return "\n".join([_printable(name), *(f"  {key:<13}{_printable(value)}" for key, value in rows)])
+    return "\n".join([printable(name), *(f"  {key:<13}{printable(value)}" for key, value in rows)])
 
 
 def _dose(metrics: Metrics) -> str:
@@ -197,11 +197,6 @@ def _count(number: int | None, what: str) -> str:
 
 def _number(value: float | None, decimals: int = 1) -> str:
     return "?" if value is None else f"{value:.{decimals}f}"
-
-
-def _printable(text: str) -> str:
-    """Text without anything that a terminal would obey."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 if __name__ == "__main__":
