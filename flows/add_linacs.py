@@ -9,7 +9,7 @@ What fails for one linac does not hinder the others. Run it again when it is men
 
 import sys
 
-from prefect import flow
+from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
@@ -17,7 +17,7 @@ from flows.add_linac import add_linac
 from linac.errors import LinacError
 from tasks.command_line import run_from_command_line
 from tasks.forms import DefaultSiteField, DryRunField, ListField
-from tasks.linac_list import Result, read_list, report_list
+from tasks.linac_list import Result, read_list, report_list, report_so_far
 
 
 @flow(name="add-linacs", description=__doc__)
@@ -29,14 +29,15 @@ def add_linacs(file: ListField, site: DefaultSiteField = "", dry_run: DryRunFiel
         site: Name of the Site block for the linacs that name none themselves, for example nbcc.
         dry_run: Check everything and show the plans with all differences, but change nothing.
     """
-    results: list[Result] = []
-    for answers in read_list(file, site, add_linac.parameters, dry_run):
-        result = Result(answers["serial"])
-        results.append(result)
+    wanted = read_list(file, site, add_linac.parameters, dry_run)
+    results = [Result(answers["serial"]) for answers in wanted]
+    for answers, result in zip(wanted, results, strict=True):
         try:
             result.note(add_linac(**answers, return_state=True))
-        finally:
-            report_list(results, dry_run)
+        except Exception as error:  # its run could not even begin or end, as the server was busy
+            get_run_logger().exception("The run of add-linac for linac %s could not be made or followed.", result.serial)
+            result.note_failure(error)
+        report_so_far(results, dry_run)
     verdict = report_list(results, dry_run)
     if any(result.problem for result in results):
         raise LinacError(f"{verdict} " + " ".join(f"Linac {item.serial}: {item.problem}" for item in results if item.problem))

@@ -1,7 +1,7 @@
 """Prefect's startup hook: lets `prefect deployment run add-linac -p serial=4299` mean what its writer meant.
 
 Prefect calls `setup_environment` before it reads the command's arguments (public `prefect.plugins` entry point, switched on in
-prefect.toml). A bare flow name is completed to the one deployment that everybody means, and a serial that consists of digits
+prefect.toml). A bare flow name is completed to the one deployment that everybody means, and a serial such as 4299 or 12E3
 stays text, which Prefect would read as a number and then refuse.
 """
 
@@ -20,8 +20,18 @@ USUAL_DEPLOYMENTS = {
 }
 """Flow name -> the deployment meant by its bare name (prefect.yaml)."""
 
-TEXTS = ("serial", "site", "nss_credentials", "nss_gateway", "capture_host", "iview_alias")
-"""Parameters that are text even where they look like a number."""
+TEXTS = (
+    "serial",
+    "site",
+    "nss_credentials",
+    "nss_gateway",
+    "capture_host",
+    "iview_alias",
+    "capture_login",
+    "service_account",
+    "done_by",
+)
+"""Parameters that are text even where they look like a number, or like another word of JSON."""
 
 
 def completed(arguments: list[str]) -> list[str]:
@@ -40,8 +50,8 @@ def _completed_word(word: str) -> str:
     if word in USUAL_DEPLOYMENTS:
         return f"{word}/{USUAL_DEPLOYMENTS[word]}"
     name, _, value = word.partition("=")
-    if name in TEXTS and value.isdecimal():
-        return f'{name}="{value}"'
+    if name in TEXTS and value not in ("", "null") and not value.startswith('"'):
+        return f"{name}={json.dumps(value)}"
     if "\\" in value and not value.startswith(('"', "[", "{")):  # a Windows path, which Prefect would read as JSON with escapes
         return f"{name}={json.dumps(value)}"
     return word

@@ -1,5 +1,6 @@
 """A linac's deployments, its work queue and its site's nightly schedule: as they should be, compared with what is there."""
 
+import zlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,8 +21,18 @@ CAPTURE, CHECK = "icom-capture", "check-linac"
 TEMPLATE = "by-serial"
 
 WEEKLY = "weekly"
-WEEKLY_CRON = "30 6 * * 1"
-"""Mondays at 06:30 by the site's clock: before the first patient, and somebody sees the result in time."""
+
+
+def weekly_cron(serial: str) -> str:
+    """Mondays between 06:00 and 07:00 by the site's clock: before the first patient, and somebody sees the result in time.
+
+    Each linac has a minute of its own, more or less: the checks of a large site, all at once, would load the computer that
+    records and disturb each other's measurements.
+
+    >>> weekly_cron("4299"), weekly_cron("2619")
+    ('2 6 * * 1', '38 6 * * 1')
+    """
+    return f"{zlib.crc32(serial.encode()) % 60} 6 * * 1"
 
 
 def queue_name(serial: str) -> str:
@@ -85,7 +96,7 @@ class Wanted:
             if not self.weekly_in:
                 return
             present = [schedule for schedule in client.read_deployment(made).schedules if schedule.slug == WEEKLY]
-            wanted = CronSchedule(cron=WEEKLY_CRON, timezone=self.weekly_in)
+            wanted = CronSchedule(cron=weekly_cron(self.serial), timezone=self.weekly_in)
             if not present:
                 client.create_deployment_schedules(made, [DeploymentScheduleCreate(schedule=wanted, active=True, slug=WEEKLY)])
             elif not self._scheduled(client.read_deployment(made)):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.utilities.callables import ParameterSchema
@@ -15,7 +16,7 @@ from prefect.utilities.callables import ParameterSchema
 from blocks import block_name
 from linac.capture.lock import numbers
 from linac.errors import SetupError
-from tasks.record import listed
+from tasks.record import listed, told
 from tasks.reports import artifact_key, table
 
 LIST_SEPARATOR = ";"
@@ -29,8 +30,12 @@ class Result:
     """How it went for one linac."""
 
     serial: str
-    outcome: str = "not tried yet"
+    outcome: str = ""
     problem: str = ""
+
+    @property
+    def sign(self) -> str:
+        return "❌" if self.problem else "✅" if self.outcome else ""
 
     def note(self, state: State[Any]) -> None:
         """What its run of add-linac ended with."""
@@ -40,6 +45,10 @@ class Result:
         else:
             error = state.result(raise_on_failure=False)
             self.outcome, self.problem = state.name or "failed", str(error) if isinstance(error, Exception) else text
+
+    def note_failure(self, error: Exception) -> None:
+        """Why its run of add-linac could not be made or followed."""
+        self.problem = f"{told(error)} Run the list again: what is done stays."
 
 
 def read_list(file: str, site: str, schema: ParameterSchema, dry_run: bool) -> list[dict[str, Any]]:
@@ -182,15 +191,26 @@ def given_twice(answers: list[dict[str, Any]]) -> list[tuple[str, str]]:
 
 def _short(result: Result) -> str:
     """An outcome that fits into a table: its first sentence."""
-    return "failed, see below" if result.problem else result.outcome.partition(".")[0]
+    return "failed, see below" if result.problem else result.outcome.partition(".")[0] or "not tried yet"
+
+
+def report_so_far(results: list[Result], dry_run: bool) -> None:
+    """The table as it stands. Where the server does not take it, the list goes on: it is told again after the next linac."""
+    try:
+        report_list(results, dry_run)
+    except Exception as error:
+        get_run_logger().warning("The table of the list could not be written: %s", type(error).__name__)
 
 
 def report_list(results: list[Result], dry_run: bool) -> str:
     """The table, as the artifact `add-linacs`; returns its first line."""
     bad = sum(bool(result.problem) for result in results)
-    good = f"{len(results) - bad} of {len(results)} linacs"
+    untried = sum(not result.sign for result in results)
+    good = f"{len(results) - bad - untried} of {len(results)} linacs"
     verdict = f"{good} {'could be added' if dry_run else 'are as the list wants them'}, {bad} failed."
-    rows = [(result.serial, "❌" if result.problem else "✅", _short(result)) for result in results]
+    if untried:
+        verdict += f" Not tried yet: {untried}."
+    rows = [(result.serial, result.sign, _short(result)) for result in results]
     text = f"# Linacs of a list\n\n{verdict}\n\n{table(['Linac', '', 'Outcome'], rows)}\n\n"
     if bad:
         text += f"## What to do\n\n{listed((result.serial, result.problem) for result in results if result.problem)}\n\n"

@@ -13,7 +13,6 @@ from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.client.schemas.objects import State, StateType
 from prefect.events import emit_event
 from prefect.events.schemas.automations import AutomationCore
-from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed
 
@@ -81,7 +80,7 @@ def keep_up(name: str) -> State[None]:
     keeper = _Keeper(name)
     try:
         ended = keeper.until(run_id)
-    except (TerminationSignal, KeyboardInterrupt):
+    except BaseException:  # cancelled, or something unforeseen: a retry in this process needs the ports
         keeper.finish()
         raise
     keeper.finish()

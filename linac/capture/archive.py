@@ -358,7 +358,11 @@ class Archiver:
         return done
 
     def close(self) -> None:
-        """Leave nothing behind in the spool that the next one would not use. The next `run_once` begins at the checkpoint."""
+        """Leave the checkpoint where everything before is archived, and nothing in the spool that the next one would not use. The
+        next `run_once` begins at the checkpoint."""
+        if self._reader is not None:
+            with suppress(LinacError), self._alone():  # it only saves work, and tells how much is not archived
+                self._save(force=True)
         self._forget()
 
     def backlog(self) -> Backlog:

@@ -129,6 +129,14 @@ def _set_options(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
+def peer_of(sock: socket.socket) -> str:
+    """The other end's IP address; empty if it has broken the connection off already."""
+    try:
+        return str(sock.getpeername()[0])
+    except OSError:
+        return ""
+
+
 def close_in_order(sock: socket.socket, take: Callable[[bytes], None], seconds: float = 0.5) -> None:
     """End a connection: FIN, hand to `take` what still comes within `seconds`, close. The network's errors are ignored."""
     try:

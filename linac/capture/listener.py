@@ -38,7 +38,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from linac.capture import journal
-from linac.capture.connection import ICOM_PORT, close_in_order, connect
+from linac.capture.connection import ICOM_PORT, close_in_order, connect, peer_of
 from linac.capture.journal import Kind, Writer
 from linac.capture.lock import EndpointLock, FileLock
 from linac.capture.log import Log
@@ -188,19 +188,21 @@ class Listener:
         except (OSError, ValueError):  # there was none, or a power cut took what it said
             return
         self._interruptions = list(before.interruptions)
-        if before.connected and before.written is not None:
-            self._lost = before.written, "the listener was killed, or its computer went down"
-        elif before.disconnected_since is not None:
+        if before.disconnected_since is not None:
             self._lost = before.disconnected_since, before.disconnected_reason
+        elif before.connected and before.written is not None:
+            self._lost = before.written, "the listener was killed, or its computer went down"
         self._losses += self._lost is not None
 
-    def _reconnected(self) -> None:
-        """What interrupted the messages is over."""
+    def _flowing(self) -> None:
+        """What interrupted the messages is over. Bytes show that, not a connection: a tunnel or a service whose linac is switched
+        off may accept one connection after the other, all night."""
         if self._lost is None:
             return
         now, (since, reason), self._lost = datetime.now(UTC), self._lost, None
         recent = [one for one in self._interruptions if one.until > now - timedelta(hours=REMEMBERED_HOURS)]
-        self._interruptions = [*recent[1 - REMEMBERED :], Interruption(since, now, reason)]
+        over = Interruption(since, max(now, since), reason)  # this computer's clock may have been set back meanwhile
+        self._interruptions = [*recent[1 - REMEMBERED :], over]
 
     def _claim(self) -> None:
         if not self._lock.acquire(wait_seconds=1.0):
@@ -239,24 +241,28 @@ class Listener:
         sock = connect(self.serial, self.address, self.port, stopping=lambda: bool(self._stopping))
         reason, began, before = "an unexpected error here", time.monotonic(), self._bytes
         try:
-            peer = str(sock.getpeername()[0])
+            peer = peer_of(sock) or self.address
             self._recorder.note(Kind.CONNECTED, peer=peer)
             self._connected_since, self._state, self._last_error = datetime.now(UTC), "connected", ""
             self._connections += 1
-            self._reconnected()
             self._headers = HeaderCounter()
             self._say(f"connected to {peer} port {self.port}")
             reason = self._receive(sock)
         finally:
             close_in_order(sock, self._got)
             self._recorder.note(Kind.DISCONNECTED, reason=reason)
-            if self._connected_since is not None:
+            if self._bytes > before:  # a connection that brought nothing has not ended an interruption, nor is its end one
                 self._lost = datetime.now(UTC), f"stopped, {reason}" if self._stopping else reason
+                self._losses += not self._stopping
             self._connected_since, self._silent, self._state = None, False, "waiting"
-            self._losses += not self._stopping
             self._say(f"disconnected: {reason}")
-        if not self._stopping:
+        if not self._stopping and self._bytes > before:
             self._last_error = f"the connection ended: {reason}"
+        elif not self._stopping:
+            self._last_error = (
+                f"the connection brought nothing: {reason}. See whether the linac is switched on, and where a tunnel or "
+                "forwarded port leads to it, whether its other end reaches the NSS."
+            )
         return self._bytes > before and time.monotonic() - began >= GOOD_CONNECTION_SECONDS
 
     def _receive(self, sock: socket.socket) -> str:
@@ -294,6 +300,8 @@ class Listener:
         assert self._recorder is not None  # noqa: S101 (run made it)
         self._recorder.data(data)
         self._bytes += len(data)
+        if self._lost is not None:
+            self._flowing()
         headers = self._headers.count(data)
         if headers:
             self._messages += headers

@@ -154,7 +154,7 @@ def remove(text: str, serial: str) -> Change:
         for place, linac in enumerate(site.get("linac", [])):
             if linac.get("name") != serial:
                 continue
-            lines = plain.splitlines()
+            lines = _lines(plain)
             sections = _sections(lines)
             own = _nth(sections, ("site", "linac"), number, place)
             begin, end = own.start, _block_end(lines, sections, own)
@@ -425,6 +425,11 @@ def _unified(text: str) -> tuple[str, str]:
     return "\n", text
 
 
+def _lines(text: str) -> list[str]:
+    """The text's lines, joined again by newlines; a file whose lines end in both ways keeps each line's own."""
+    return text.removesuffix("\n").split("\n") if text else []
+
+
 def _finished(before: str, plain: str, newline: str, wanted: Data) -> Change:
     """The change, if it means what it should."""
     after = plain.replace("\n", newline) if newline != "\n" else plain
@@ -457,11 +462,24 @@ def _replace(table: Any, old: Data, new: Data) -> None:
         elif _tables(before) and before:
             for place, item in enumerate(before):
                 _replace(table[key][place], item, after[place])
-        elif isinstance(before, list) and key == "patient_directories":
-            for value in after[len(before) :]:
-                table[key].append(tomlkit.value(_written(value)))
+        elif isinstance(before, list) and (key == "patient_directories" or "\n" in table[key].as_string()):
+            _edit(table[key], after)
         elif not (key == "linac" and not before):
             table[key] = tomlkit.value(_written(after))
+
+
+def _edit(items: Any, wanted: list[Any]) -> None:
+    """Bring a list, whose items may each have a comment, to `wanted`: what stays is not touched."""
+    for place in reversed(range(len(items))):
+        if items[place] not in wanted:
+            del items[place]
+    for place, value in enumerate(wanted):
+        if place == len(items):
+            items.append(tomlkit.value(_written(value)))
+        elif items[place] != value:
+            items.insert(place, tomlkit.value(_written(value)))
+    for place in reversed(range(len(wanted), len(items))):
+        del items[place]
 
 
 def _written(value: object) -> str:
@@ -554,7 +572,7 @@ def _insert_key(lines: list[str], section: _Section, key: str, value: object) ->
 
 def _one_more(text: str, now: Data, wanted: Data) -> str:
     """The text with one of the keys or tables that it lacks."""
-    lines = text.splitlines()
+    lines = _lines(text)
     sections = _sections(lines)
     for table, key in (("icom", "patient_directories"), ("trf_logfiles", "root_directory")):
         value = wanted.get(table, {}).get(key)

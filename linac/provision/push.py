@@ -19,10 +19,14 @@ from linac.errors import SetupError, UnreachableError
 from linac.provision.bundle import SUMS, bundle_files
 from linac.provision.push_linux import Linux
 from linac.provision.push_windows import Windows
-from linac.provision.pushing import Host, System
+from linac.provision.pushing import RUNNING, STARTING, Host, System
 from linac.provision.services import LINUX_HOME, NSSM, WINDOWS_HOME, Services
 
 WAIT_SECONDS = 60.0
+
+START_SECONDS = 30.0
+"""How long a service that was started may take until it runs, as the host tells it; Windows itself gives it as much."""
+
 _PAUSE_SECONDS = 1.0
 
 Say = Callable[[str], object]
@@ -90,12 +94,8 @@ def push(
     say(_placed(system, files, _pending(system, files, what)))
     say(system.install(password if what.log_on else None).rstrip())
     for linac in what.linacs:
-        service = system.service(linac.serial)
-        if not system.runs(linac.serial):
-            raise SetupError(
-                f"The service {service} is installed, but does not run. Look at its log on the host, then push again."
-            )
-        say(f"{service}: runs.")
+        _started(system, linac.serial)
+        say(f"{system.service(linac.serial)}: runs.")
         if wait_seconds is not None:
             say(f"Linac {linac.serial}: {_messages(system, linac.serial, wait_seconds)} messages have arrived.")
 
@@ -103,7 +103,7 @@ def push(
 def is_there(host: Host, what: Services, serial: str, *, home: str = "") -> bool:
     """Whether there is something of this linac to take away with `withdraw`."""
     system = _system(host, what, home)
-    return system.runs(serial) or _holds(system, serial)
+    return _is_up(system, serial) or _holds(system, serial)
 
 
 def withdraw(
@@ -123,7 +123,7 @@ def withdraw(
     system = _system(host, what, home)
     if _holds(system, serial):
         say(system.uninstall(serial).rstrip())
-    elif system.runs(serial):
+    elif _is_up(system, serial):
         raise SetupError(
             f"{system.service(serial)} runs on the host, but not from {system.home}: somebody else installed it. Have it "
             "uninstalled with the scripts that it was installed with."
@@ -136,7 +136,7 @@ def withdraw(
 def _holds(system: System, serial: str) -> bool:
     """Whether the bundle there has this linac's service in it."""
     own = (f"{serial}_listening.", f"icom-listening-{serial}.")
-    return any(name.startswith(own) for name in system.found())
+    return any(name.startswith(own) for name in system.found({}))
 
 
 def _system(host: Host, what: Services, home: str) -> System:
@@ -155,11 +155,12 @@ def _files(what: Services, programs: Programs | None, home: str) -> dict[str, by
 
 def _pending(system: System, files: Mapping[str, bytes], what: Services) -> Pending:
     """Compares. Raises `SetupError` where the orders of a service that runs shall change."""
-    there = system.found()
+    there = system.found(files)
     differ = (name for name, data in files.items() if there.get(name) != hashlib.sha256(data).hexdigest())
     changed = tuple(name for name in differ if name != SUMS)
     gone = tuple(sorted(set(there) - set(files)))
-    running = [linac.serial for linac in what.linacs if system.runs(linac.serial)]
+    states = {linac.serial: system.state(linac.serial)[0] for linac in what.linacs}
+    running = [serial for serial, state in states.items() if state in (RUNNING, STARTING)]
     held = [name for name in (*changed, *gone) if system.in_use(name, running)]
     orders = next((name for name in held if "_listening." in name), None)
     if orders is not None:
@@ -167,7 +168,7 @@ def _pending(system: System, files: Mapping[str, bytes], what: Services) -> Pend
             f"{system.home} on the host: {orders} changes, but the service of linac {orders.partition('_listening.')[0]} runs, "
             "and uses it. Run services-stop.bat there when no patient is being treated, then push again."
         )
-    stopped = tuple(linac.serial for linac in what.linacs if linac.serial not in running)
+    stopped = tuple(serial for serial, state in states.items() if state != RUNNING)
     now, going = (tuple(name for name in names if name not in held) for names in (changed, gone))
     return Pending(system.home, now, going, stopped, not there, {name: there.get(name, "") for name in held})
 
@@ -185,6 +186,25 @@ def _placed(system: System, files: Mapping[str, bytes], pending: Pending) -> str
         f"{pending.told}. {len(pending.postponed)} files of the program wait, as services that run use them: when no patient is "
         "being treated run services-stop.bat there, then push again."
     )
+
+
+def _is_up(system: System, serial: str) -> bool:
+    return system.state(serial)[0] in (RUNNING, STARTING)
+
+
+def _started(system: System, serial: str) -> None:
+    """Wait until its service runs: one that has just been started may still be on its way."""
+    until = time.monotonic() + START_SECONDS
+    while True:
+        state, said = system.state(serial)
+        if state == RUNNING:
+            return
+        if time.monotonic() >= until:
+            raise SetupError(
+                f"The service {system.service(serial)} is installed, but does not run after {START_SECONDS:.0f} s. The host "
+                f"says: {' '.join(said.split())[-300:] or 'nothing'}. Look at its log on the host, then push again."
+            )
+        time.sleep(_PAUSE_SECONDS)
 
 
 def _messages(system: System, serial: str, wait_seconds: float) -> int:

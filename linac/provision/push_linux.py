@@ -8,7 +8,7 @@ from pathlib import Path
 
 from linac.errors import SetupError
 from linac.provision.bundle import SUMS, zipped
-from linac.provision.pushing import COMMAND_SECONDS, INSTALL_SECONDS, Host, done, sums
+from linac.provision.pushing import COMMAND_SECONDS, INSTALL_SECONDS, RUNNING, STARTING, STOPPED, Host, done, sums
 from linac.provision.services import TOP, Services
 
 
@@ -40,7 +40,7 @@ class Linux:
     def service(self, serial: str) -> str:
         return f"icom-listening-{serial}.service"
 
-    def found(self) -> dict[str, str]:
+    def found(self, files: Mapping[str, bytes]) -> dict[str, str]:  # noqa: ARG002
         status, said = self.host.run(f"cat {shlex.quote(self.home)}/{SUMS}", COMMAND_SECONDS)
         listed = sums(said) if status == 0 else {}
         if not listed:
@@ -85,8 +85,9 @@ class Linux:
     def install(self, password: str | None) -> str:  # noqa: ARG002
         return done(self.host, self._script("install"), "The installation", INSTALL_SECONDS)
 
-    def runs(self, serial: str) -> bool:
-        return self.host.run(f"systemctl is-active {self.service(serial)}", COMMAND_SECONDS)[0] == 0
+    def state(self, serial: str) -> tuple[str, str]:
+        status, said = self.host.run(f"systemctl is-active {self.service(serial)}", COMMAND_SECONDS)
+        return (RUNNING if status == 0 else STARTING if said.split()[:1] == ["activating"] else STOPPED), said
 
     def status(self, serial: str) -> str:
         command = (

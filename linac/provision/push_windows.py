@@ -7,7 +7,8 @@ is done there is done by batch files: those of the bundle, and one that puts its
 Files are uploaded into a folder of the account's own, by paths that begin at its profile, as sessions and file transfers both
 do. From there they are copied, not moved: a moved file would keep that folder's rights, and the service's account could not read
 it. Each is copied beside its place, then renamed. `SHA256SUMS.next.txt` tells meanwhile what is on its way: a file is known to be
-right only where both lists agree, so that what breaks off is finished the next time.
+right only where both lists agree, so that what breaks off is finished the next time. What is there is told by its size, not by
+its checksum: certutil, Windows's own program for that, is one that virus scanners take for a burglar's tool.
 """
 
 import re
@@ -16,7 +17,7 @@ from pathlib import PureWindowsPath
 
 from linac.errors import SetupError
 from linac.provision.bundle import SUMS
-from linac.provision.pushing import COMMAND_SECONDS, INSTALL_SECONDS, Host, done, sums
+from linac.provision.pushing import COMMAND_SECONDS, INSTALL_SECONDS, RUNNING, STARTING, STOPPED, Host, done, sums
 from linac.provision.windows import check_password, place_files, service_name
 
 STAGING = "linac-listener-push"
@@ -25,6 +26,14 @@ UPLOAD_SECONDS = 900.0
 
 _SHELL = "echo %OS%-$PSHOME"
 """cmd.exe says `Windows_NT-$PSHOME`, PowerShell `%OS%-C:\\Windows\\...`, a shell of Linux neither."""
+
+_STATE = re.compile(r":\s*[245]\s+(START_PENDING|RUNNING|CONTINUE_PENDING)\b")
+"""A state as `sc query` says it, in every language of Windows; the numbers are those of its winsvc.h."""
+
+_FOLDER = re.compile(r"[a-z]:\\.*")
+_FILE = re.compile(r"\d.*\s(\d+)\s+([a-z0-9._+-]+)\s*")
+"""Lines of `dir`: ` Directory of C:\\x` and `11/29/2026  11:39 PM     6 b.py`, with words, date and time as in the host's
+language."""
 
 
 class Windows:
@@ -52,7 +61,7 @@ class Windows:
     def service(self, serial: str) -> str:
         return service_name(serial)
 
-    def found(self) -> dict[str, str]:
+    def found(self, files: Mapping[str, bytes]) -> dict[str, str]:
         (_, there), (status, coming) = (
             self.host.run(self._line(f'type "{self.home}\\{name}"'), COMMAND_SECONDS) for name in (SUMS, NEXT)
         )
@@ -61,19 +70,29 @@ class Windows:
             known = dict(known.items() & sums(coming).items())
         if not known:
             return {}
-        _, said = self.host.run(self._line(f'dir /s /b /a:-d "{self.home}"'), COMMAND_SECONDS)
-        seen = self._names(said)
-        if SUMS.lower() not in seen:  # a listing that is not understood: the list is all there is
+        _, said = self.host.run(self._line(f'dir /s /-c /a:-d "{self.home}"'), COMMAND_SECONDS)
+        sizes = self._sizes(said)
+        if SUMS.lower() not in sizes:  # a listing that is not understood: the list is all there is
             return known
-        return {name: digest if name.lower() in seen else "" for name, digest in known.items()}
 
-    def _names(self, said: str) -> set[str]:
-        """The files of a listing of `home`, as the bundle names them, in small letters.
+        def whole(name: str) -> bool:
+            size = sizes.get(name.lower())
+            return size is not None and (name not in files or size == len(files[name]))
 
-        What stands before them is told by its depth alone: the host says it in its code page.
+        return {name: digest if whole(name) else "" for name, digest in known.items()}
+
+    def _sizes(self, said: str) -> dict[str, int]:
+        """The files of a listing of `home` and their bytes, as the bundle names them, in small letters.
+
+        What stands before a folder below `home` is told by its depth alone: the host says it in its code page.
         """
-        depth = len(PureWindowsPath(self.home).parts)
-        return {"/".join(line.strip().lower().split("\\")[depth:]) for line in said.splitlines()}
+        depth, sizes, below = len(PureWindowsPath(self.home).parts), dict[str, int](), ""
+        for line in said.lower().splitlines():
+            if folder := _FOLDER.search(line):
+                below = "".join(f"{part}/" for part in folder[0].strip().split("\\")[depth:])
+            elif file := _FILE.fullmatch(line):
+                sizes[below + file[2]] = int(file[1])
+        return sizes
 
     def in_use(self, name: str, running: Sequence[str]) -> bool:
         """Programs that run cannot be replaced on Windows, and modules that are still to be loaded must be those of the start."""
@@ -93,9 +112,10 @@ class Windows:
         said = done(self.host, self._batch("services-install.bat", *words), "The installation", INSTALL_SECONDS, given)
         return said + done(self.host, self._batch("services-start.bat"), "Starting the services", INSTALL_SECONDS)
 
-    def runs(self, serial: str) -> bool:
+    def state(self, serial: str) -> tuple[str, str]:
         status, said = self.host.run(self._line(f"sc query {self.service(serial)}"), COMMAND_SECONDS)
-        return status == 0 and re.search(r":\s*4\s+RUNNING", said) is not None
+        found = _STATE.search(said) if status == 0 else None
+        return (STOPPED if found is None else RUNNING if found[1] == "RUNNING" else STARTING), said
 
     def status(self, serial: str) -> str:
         return self.host.run(self._batch("services-status.bat", self.service(serial)), COMMAND_SECONDS)[1]

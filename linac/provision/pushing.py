@@ -10,6 +10,9 @@ from linac.errors import SetupError
 COMMAND_SECONDS = 60.0
 INSTALL_SECONDS = 180.0
 
+RUNNING, STARTING, STOPPED = "running", "starting", "stopped"
+"""How a service is; stopped is everything that is neither, such as one that is not installed or waits for its next start."""
+
 _SUM = re.compile(r"([0-9a-f]{64}) \*([A-Za-z0-9._/+-]+)")
 
 
@@ -31,8 +34,11 @@ class System(Protocol):
     def service(self, serial: str) -> str:
         """What its service is called."""
 
-    def found(self) -> dict[str, str]:
-        """The files of the bundle there by its list, and their checksums; none for one that is missing or damaged."""
+    def found(self, files: Mapping[str, bytes]) -> dict[str, str]:
+        """The files of the bundle there by its list, and their checksums; none for one that is missing or damaged.
+
+        `files`: what shall be there, where only a file's size can be seen.
+        """
 
     def in_use(self, name: str, running: Sequence[str]) -> bool:
         """Whether a file cannot be replaced while the listeners of these linacs run."""
@@ -43,8 +49,8 @@ class System(Protocol):
     def install(self, password: str | None) -> str:
         """Install and start all services of the bundle; what the host says. `password`: of their account, if it has one."""
 
-    def runs(self, serial: str) -> bool:
-        """Whether its service runs."""
+    def state(self, serial: str) -> tuple[str, str]:
+        """How its service is, and what the host says of it."""
 
     def status(self, serial: str) -> str:
         """What `python -m linac.icom status` says there."""

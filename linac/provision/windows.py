@@ -409,6 +409,14 @@ _VERBS: dict[str, tuple[str, str, list[str]]] = {
 """What each companion script is for, says at its end, and does to one service. `RUNS` is defined if the service is there and
 not stopped: NSSM calls one that waits for its next start paused."""
 
+_STATES = ("STOPPED", "START_PENDING", "STOP_PENDING", "RUNNING", "CONTINUE_PENDING", "PAUSE_PENDING", "PAUSED")
+"""As `sc query` says them in every language of Windows, in `        STATE              : 4  RUNNING`."""
+
+_READ_STATE = (
+    f'for /f "tokens=2-4" %%A in (\'sc query %SERVICE%\') do if "%%A"==":" for %%S in ({" ".join(_STATES)}) do '
+    'if "%%C"=="%%S" set "STATE=%%S"'
+)
+
 
 def place_files(names: Iterable[str], gone: Iterable[str], sums: str, coming: str) -> bytes:
     """A batch file that puts the files of its folder `files` into the folder that it is given, and removes those in `gone`.
@@ -492,10 +500,17 @@ def _each(services: list[_Service], verb: str) -> bytes:
         'if /i not "%ONLY%"=="%SERVICE%" goto :eof',
         ":wanted",
         'set "RUNS="',
-        'sc query "%SERVICE%" >nul 2>&1',
-        "if errorlevel 1 goto known",
-        'sc query "%SERVICE%" | "%SystemRoot%\\System32\\find.exe" "STOPPED" >nul',
-        'if errorlevel 1 set "RUNS=1"',
+        'set "STATE="',
+        _READ_STATE,
+        "if not defined STATE goto no_state",
+        'if not "%STATE%"=="STOPPED" set "RUNS=1"',
+        "goto known",
+        ":no_state",
+        '"%NSSM%" get "%SERVICE%" Application >nul 2>&1',
+        "if errorlevel 1 goto known",  # it is not there: nobody can tell its state
+        "echo %SERVICE%: Windows does not tell whether it runs. Nothing was done; run this again.",
+        'set "FAILED=1"',
+        "goto :eof",
         ":known",
         *steps,
     ]

@@ -66,7 +66,8 @@ def connect(
 
     A UNC path is opened by the operating system where that can do it (Windows) and neither credentials nor a port nor a
     gateway are given; otherwise by SMB right from here, on any system. `timeout`: seconds without a sign of life of the server
-    after which it counts as hung. Nothing is connected yet: the first use does that.
+    after which it counts as hung; what the operating system opens goes by its own (Windows: a minute or so). Nothing is connected
+    yet: the first use does that.
 
     Raises `SetupError` for a relative path (it would depend on where a worker happens to run), for a path of Windows on another
     system, for a gateway or credentials with a local path, for a UNC path without credentials where the operating system cannot

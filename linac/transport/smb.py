@@ -61,6 +61,8 @@ class _Links:
         self.where, self.timeout = where, timeout
         self._credentials, self._gateway = credentials, gateway
         self._lock = threading.Lock()
+        self._laying = threading.Lock()
+        """Held by who lays the way, which may take long; nobody else may wait for that, least of all `close`."""
         self._by_thread: dict[int, Link] = {}
         self._way: Way | None = None
         self._address = (where.server, where.port)
@@ -100,15 +102,23 @@ class _Links:
         """Where to connect to."""
         if self._gateway is None:
             return self._address
-        with self._lock:
-            if self._way is None:
-                way = self._gateway.forward(self.where.server, self.where.port)
-                try:
-                    self._address = way.__enter__()
-                except UnreachableError as trouble:  # whoever wants the share sees that it is away, whatever stands before it
-                    raise AwayError(str(trouble)) from trouble
-                self._way = way
-            return self._address
+        with self._laying:
+            with self._lock:
+                if self._closed:
+                    raise closed(self.where.location)
+                if self._way is not None:
+                    return self._address
+            way = self._gateway.forward(self.where.server, self.where.port)
+            try:
+                address = way.__enter__()
+            except UnreachableError as trouble:  # whoever wants the share sees that it is away, whatever stands before it
+                raise AwayError(str(trouble)) from trouble
+            with self._lock:
+                if not self._closed:
+                    self._way, self._address = way, address
+                    return address
+            way.__exit__(None, None, None)
+            raise closed(self.where.location)
 
     def _lost(self, error: AwayError) -> LinacError:
         """What to say of a connection that failed: behind a gateway that fails, the server is not to blame."""
@@ -149,7 +159,8 @@ class SmbFolder(Folder):
         gateway: Gateway | None = None,
         timeout: float = TIMEOUT_SECONDS,
     ) -> None:
-        where = Where(server, port, share, credentials.login if credentials else "this account", gateway is not None)
+        account = "this account" if credentials is None else credentials.login or "an account without a name"
+        where = Where(server, port, share, account, gateway is not None)
         self._links = _Links(where, credentials, gateway, timeout)
         self._base = "\\".join(split_name(below))
         self._root = self

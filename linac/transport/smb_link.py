@@ -12,13 +12,11 @@ makes transfers fast. The server grants credits for it, one for each 64 KiB aske
 """
 
 import contextlib
-import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from cryptography.exceptions import InvalidTag
 from smbprotocol.exceptions import (
     SMBAuthenticationError,
     SMBConnectionClosed,
@@ -32,6 +30,7 @@ from linac.errors import LinacError
 from linac.transport import smb_errors
 from linac.transport import smb_messages as messages
 from linac.transport.credentials import Credentials
+from linac.transport.dialing import dial
 from linac.transport.paths import AwayError
 from linac.transport.smb_errors import Where
 from linac.transport.smb_messages import Message
@@ -76,7 +75,7 @@ class Link:
         self._inside = 0
         """The thread in the middle of a request; 0 for none."""
         try:
-            sock = socket.create_connection(address, timeout)
+            sock = dial(*address, timeout)
         except (OSError, UnicodeError) as error:  # the latter from a name that DNS cannot know
             raise lost(smb_errors.connecting(error, where, timeout)) from error
         self._wire = Wire(sock, timeout)
@@ -163,6 +162,8 @@ class Link:
             if "guest" in str(error):
                 raise smb_errors.unsafe(self.where) from error
             raise smb_errors.strange(self.where) from error
+        except Exception as error:  # whatever the library makes of an answer that is none
+            raise smb_errors.strange(self.where) from error
 
     # Requests
 
@@ -243,7 +244,7 @@ class Link:
         except (HungError, TimeoutError) as error:
             self.tear_down()
             raise self._lost(smb_errors.hung(self.where, self.timeout)) from error
-        except (SMBException, OSError, InvalidTag) as error:
+        except Exception as error:  # closed; or whatever the reading thread died of
             self.tear_down()
             raise self._lost(smb_errors.gone(self.where)) from error
         except BaseException:  # interrupted, perhaps in the middle of a message

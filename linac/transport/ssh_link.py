@@ -11,7 +11,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -21,6 +21,7 @@ from paramiko.common import cMSG_CHANNEL_WINDOW_ADJUST
 from paramiko.transport import ChannelMap
 
 from linac.errors import LinacError, SetupError
+from linac.transport.dialing import dial
 from linac.transport.ssh_errors import (
     ForwardProhibitedError,
     GatewayHungError,
@@ -394,6 +395,18 @@ class Link:
             self.ended.set()
         _drop(self.wire, self._transport)
 
+    @contextlib.contextmanager
+    def ended_after(self, seconds: float, why: LinacError) -> Iterator[None]:
+        """Around what the library waits for without end, as long as the peer lives: after so long the connection ends, `why` says
+        so."""
+        timer = threading.Timer(max(seconds, 0.1), self._end, [why])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
     def close(self) -> None:
         """End it, with all its channels. Never waits for the peer."""
         self._end(None)
@@ -602,9 +615,14 @@ def shown_host_key(host: str, port: int, kinds: Sequence[str], timeout: float) -
 def _connected(host: str, port: int, timeout: float) -> socket.socket:
     name = f"{host} port {port}"
     try:
-        sock = socket.create_connection((host, port), timeout)
+        sock = dial(host, port, timeout)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except (socket.gaierror, UnicodeError) as error:  # the latter from a name that DNS cannot know
+        if isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN:
+            raise GatewayUnreachableError(
+                f"The gateway's name {host!r} could not be looked up: no name server answers. Look whether this computer's "
+                "network works, or give the gateway's address in its block instead."
+            ) from error
         raise SetupError(
             f"The gateway's name {host!r} is not known here. Check it in the SSH gateway block, or give its address instead."
         ) from error

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from prefect.blocks.core import Block
 from pydantic import SecretStr, ValidationError
 
-from blocks import SmbCredentials, SshGateway
+from blocks import Linac, Share, Site, SmbCredentials, SshGateway
 from linac.errors import LinacError, SetupError
 
 if TYPE_CHECKING:
@@ -45,6 +46,30 @@ class TestSecrets:
         for block in blocks:
             for shown in (repr(block), str(block), block.model_dump_json(), json.dumps(block.model_dump(mode="json"))):
                 assert "geheim" not in shown
+
+    def test_what_is_said_of_a_form_filled_in_wrongly_repeats_no_secret(self) -> None:
+        account = {"password": "geheim-eins"}
+        gate = {
+            "host": "g",
+            "username": "t",
+            "host_key": "k",
+            "private_key": "geheim-zwei",
+            "key_file": "f",
+            "passphrase": "geheim",
+        }
+        forms: list[tuple[type[Block], dict[str, Any]]] = [
+            (SmbCredentials, account),
+            (SmbCredentials, {"username": "a", "password": ["geheim"]}),
+            (SshGateway, gate),
+            (Share, {"path": "/a", "credentials": account}),
+            (Share, {"path": "/a", "gateway": gate}),
+            (Site, {"records": {"path": "/a", "credentials": account}}),
+            (Linac, {"backup": {"path": "/a", "credentials": account}}),
+        ]
+        for form_of, values in forms:
+            with pytest.raises(ValidationError) as caught:
+                form_of(**values)
+            assert "geheim" not in str(caught.value) + repr(caught.value)
 
     def test_no_error_and_no_log_holds_a_word_of_a_key(
         self, ssh_server: "SshServer", caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]

@@ -36,6 +36,48 @@ def test_one_that_fails_does_not_hinder_the_others(lab: "Lab", closed_port: int,
     assert f"| {lab.serial} | ✅ | Prepared, not yet in service |" in report
 
 
+def test_a_run_that_the_server_does_not_take_is_told_and_the_others_are_tried(
+    lab: "Lab", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import flows.add_linacs as module
+    from flows.add_linac import add_linac
+
+    tables: list[str] = []
+
+    class Busy:
+        parameters = add_linac.parameters
+
+        def __call__(self, serial: str, **_: object) -> object:
+            if serial == "T-1":
+                raise ConnectionError("503 at http://127.0.0.1/api?patient=Mustermann")
+            from prefect.states import Completed
+
+            tables.append(lab.report("add-linacs"))
+            if serial == "T-2":
+                monkeypatch.setattr("tasks.linac_list.create_markdown_artifact", refuse)
+            else:
+                monkeypatch.setattr("tasks.linac_list.create_markdown_artifact", create)
+            return Completed(message="In service since 2026-11-29. And so on.")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise ConnectionError("503")
+
+    from tasks.linac_list import create_markdown_artifact as create
+
+    monkeypatch.setattr(module, "add_linac", Busy())
+    path = tmp_path / "linacs.csv"
+    path.write_text("serial,address\nT-1,10.0.0.1\nT-2,10.0.0.2\nT-3,10.0.0.3\n", encoding="utf-8")
+    with pytest.raises(LinacError, match="2 of 3 linacs are as the list wants them, 1 failed"):
+        module.add_linacs(str(path), lab.site_name)
+    assert "0 of 3 linacs are as the list wants them, 1 failed. Not tried yet: 2." in tables[0]
+    assert "| T-3 |  | not tried yet |" in tables[0]
+    report = lab.report("add-linacs")
+    assert "| T-1 | ❌ | failed, see below |" in report
+    assert "(ConnectionError); the run's log has the details. Run the list again" in report
+    assert "Mustermann" not in report
+    assert "| T-3 | ✅ | In service since 2026-11-29 |" in report
+
+
 def test_a_list_with_a_mistake_is_refused_before_anything_is_done(lab: "Lab", tmp_path: Path) -> None:
     from flows.add_linacs import add_linacs
 

@@ -17,6 +17,8 @@ from flows.complete_names import completed
             "prefect --no-prompt deployments run trf-index/nightly --watch",
         ),
         ("prefect deployment run icom-capture -p serial=4299", 'prefect deployment run icom-capture/by-serial -p serial="4299"'),
+        ("prefect deployment run add-linac -p serial=12E3", 'prefect deployment run add-linac/add-linac -p serial="12E3"'),
+        ("prefect deployment run add-linac -p done_by=42", 'prefect deployment run add-linac/add-linac -p done_by="42"'),
         ('prefect deployment run add-linac -p serial="4299"', 'prefect deployment run add-linac/add-linac -p serial="4299"'),
         ("prefect deployment run add-linac -p icom_port=1706", "prefect deployment run add-linac/add-linac -p icom_port=1706"),
         ("prefect deployment inspect add-linac", "prefect deployment inspect add-linac"),

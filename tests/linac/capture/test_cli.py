@@ -187,14 +187,18 @@ def test_one_that_joins_a_listener_of_its_own_archives_and_leaves_it_running(
 
 
 def test_the_time_between_two_listeners_is_told(listen: Any, peer: Any, spool: Path, lab: SimpleNamespace) -> None:
+    def has_come(number: int) -> None:
+        peer.wait(number, timeout=20)
+        peer.send(lab.message(number), number=number)
+        lab.wait_for(lambda: (status := control.status(spool, "4299")) and status.connected and status.messages, timeout=20)
+
     first = listen("--serial", "4299")
-    peer.wait()
+    has_come(0)
     assert "none in the last 24 h" in run("status", "--spool", str(spool)).stdout
     first.send_signal(signal.SIGTERM)
     assert first.wait(15) == 0
     listen("--serial", "4299")
-    peer.wait(1)
-    lab.wait_for(lambda: (status := control.status(spool, "4299")) and status.connected)
+    has_come(1)
     shown = run("status", "--spool", str(spool)).stdout
     assert "losses           1 since" in shown
     assert "interruptions    1 in the last 24 h" in shown
@@ -202,7 +206,7 @@ def test_the_time_between_two_listeners_is_told(listen: Any, peer: Any, spool: P
     status = control.status(spool, "4299")
     assert status is not None
     os.kill(status.pid, signal.SIGKILL)
-    peer.wait(2, timeout=20)
+    has_come(2)
     lab.wait_for(lambda: (status := control.status(spool, "4299")) and len(status.lately()) == 2)
     status = control.status(spool, "4299")
     assert status is not None

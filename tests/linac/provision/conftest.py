@@ -19,9 +19,18 @@ var here = files.GetParentFolderName(WScript.ScriptFullName);
 var words = [], i;
 for (i = 0; i < WScript.Arguments.length; i++) words.push(String(WScript.Arguments.Item(i)));
 var program = files.GetFileName(words.shift()).replace("-script.py", "");
-var out = files.OpenTextFile(here + "\\calls.txt", 8, true, -1);
-out.WriteLine([program].concat(words).join("\t"));
-out.Close();
+function record(line) {
+  for (var tries = 0; ; tries++) try {
+    var out = files.OpenTextFile(here + "\\calls.txt", 8, true, -1);
+    out.WriteLine(line);
+    out.Close();
+    return;
+  } catch (error) {  // somebody else has the file open
+    if (tries == 100) throw error;
+    WScript.Sleep(100);
+  }
+}
+record([program].concat(words).join("\t"));
 function path(name) { return here + "\\" + name; }
 function known(service) { return files.FileExists(path("service-" + service)); }
 function running(service) { return files.FileExists(path("running-" + service)); }
@@ -37,6 +46,7 @@ function nssm(verb, service, parameter) {
   return 0;
 }
 function sc(verb, service) {
+  if (refused("sc")) return 0;
   if (!known(service)) return 1060;
   WScript.Echo("        STATE              : " + (running(service) ? "4  RUNNING" : "1  STOPPED"));
   return 0;

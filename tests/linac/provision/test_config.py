@@ -157,6 +157,45 @@ def test_values_are_updated_in_place_with_their_comments() -> None:
     assert linac["energies"] == ["6", "10"]
 
 
+def test_of_a_list_over_several_lines_what_stays_keeps_its_comments() -> None:
+    listed = """energies = [
+        # photons
+        "6",   # the low one
+        "10",  # the high one
+        # electrons
+        "12 MeV",  # seldom
+    ]  # all of them"""
+    before = FULL.replace('energies = ["6", "10"]', listed)
+    change = config.update(before, Entry("rccc", "2619", "10.0.0.1", energies=("6", "10 FFF", "12 MeV", "15")))
+    assert tomllib.loads(change.after)["site"][0]["linac"][0]["energies"] == ["6", "10 FFF", "12 MeV", "15"]
+    assert lines_gone(change) == ['        "10",  # the high one']
+    assert set(comments(before)) - set(comments(change.after)) == {"# the high one"}
+    for energies in (("15",), ("12 MeV", "6"), ("18", "15", "12 MeV", "10", "6")):
+        after = config.update(before, Entry("rccc", "2619", "10.0.0.1", energies=energies)).after
+        assert tomllib.loads(after)["site"][0]["linac"][0]["energies"] == list(energies)
+    short = config.update(FULL, Entry("rccc", "2619", "10.0.0.1", energies=("4", "6")))
+    assert '    energies = ["4", "6"]\n' in short.after
+
+
+def test_a_file_whose_lines_end_in_both_ways_keeps_each_of_them() -> None:
+    before = FULL.replace("\n", "\r\n").replace("# Peter\r\n", "# Peter \u2028 and Paul\n")
+    entry = Entry("rccc", "4299", "192.168.17.40", mosaiq={"port": 11433}, iview_alias="x", trf="/mnt/trf")
+    change = config.update(before, entry)
+    kept = before.replace("port = 1433", "port = 11433").replace(r"'\\NBCCC-pdc\physics\TRF'", '"/mnt/trf"').split("\n")
+    lines = change.after.split("\n")
+    assert [line for line in lines if line not in kept] == [
+        "    [[site.linac]]",
+        '    name = "4299"',
+        '    ip = "192.168.17.40"',
+        '    samba_ip = "192.168.17.40"',
+        "        [site.linac.aliases]",
+        '        iview = "x"',
+    ]
+    assert [line for line in kept if line not in lines] == []
+    assert "# Peter \u2028 and Paul" not in config.remove(change.after, "2619").after
+    assert config.remove(before, "2694").after.count("\r\n") > 20
+
+
 def test_a_samba_address_that_was_the_address_moves_along() -> None:
     first = config.update(FLAT, Entry("nbcc", "4299", "192.168.17.40")).after
     moved = tomllib.loads(config.update(first, Entry("nbcc", "4299", "192.168.17.60")).after)

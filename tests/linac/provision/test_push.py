@@ -16,6 +16,7 @@ from linac.provision import NSSM, SYSTEMD, Listening, Services
 from linac.provision.__main__ import main
 from linac.provision.push import _files, _pending, _placed, push
 from linac.provision.push_linux import Linux
+from linac.provision.pushing import RUNNING, STARTING, STOPPED
 from linac.simulator import SimulatedLinac
 from linac.simulator.sshd import is_installed
 from tests.linac.provision.linux_host import linux_host
@@ -159,6 +160,16 @@ def test_who_is_not_root_uses_sudo(lab: SimpleNamespace, pushed: Callable[..., l
     put(lab, "useradd", "exit 9")  # so far it comes as root
     with pytest.raises(SetupError, match=r"exit code 9"):
         pushed(what)
+
+
+@pytest.mark.parametrize(
+    ("said", "state"),
+    [((0, "active\n"), RUNNING), ((3, "activating\n"), STARTING), ((3, "inactive\n"), STOPPED), ((4, ""), STOPPED)],
+)
+def test_the_state_of_a_service_is_the_one_that_systemd_names(said: tuple[int, str], state: str) -> None:
+    host: Any = SimpleNamespace(run=lambda command, *_: (0, "Linux\n0\nfit\n") if command.startswith("uname") else said)
+    what = Services(SYSTEMD, (Listening("4299", "192.168.17.40"),), "/mnt/records")
+    assert Linux(host, what, "/opt/x").state("4299") == (state, said[1])
 
 
 def put(lab: SimpleNamespace, name: str, text: str) -> None:

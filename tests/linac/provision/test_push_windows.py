@@ -18,10 +18,11 @@ import pytest
 from linac.capture import control
 from linac.errors import SetupError
 from linac.provision import NSSM, Listening, Services
+from linac.provision import push as pushing
 from linac.provision import windows as batch
-from linac.provision.push import Programs, _pending, _placed, look, push, withdraw
+from linac.provision.push import Programs, _pending, _placed, _started, look, push, withdraw
 from linac.provision.push_windows import Windows as PushedWindows
-from linac.provision.pushing import sums
+from linac.provision.pushing import RUNNING, STARTING, STOPPED, sums
 from linac.simulator import SimulatedLinac
 from linac.simulator.sshd import SshServer, is_installed
 from linac.transport.ssh import Gateway
@@ -54,7 +55,7 @@ if [ -e {lab}/powershell ]; then
     *) echo "PowerShell does not understand: $command"; exit 1 ;;
   esac
 fi
-if [ -e {tools}/running-icom_listening_4299 ] && [ ! -e {lab}/started ]; then
+if [ -e {lab}/listen ] && [ -e {tools}/running-icom_listening_4299 ] && [ ! -e {lab}/started ]; then
   touch {lab}/started
   setsid {python} -m linac.icom listen $(cat {lab}/listen) >{lab}/listener.log 2>&1 </dev/null &
   echo $! >{lab}/listen.pid
@@ -174,28 +175,99 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_login_shell_may_be_powershell(lab: SimpleNamespace) -> None:
     (lab.top / "powershell").touch()
     system = PushedWindows(lab.gateway, lab.home)
-    assert (system.found(), system.runs("4299")) == ({}, False)
+    assert (system.found({}), system.state("4299")[0]) == ({}, STOPPED)
     files = {"program/a.py": b"a", "4299_listening.bat": b"b", "SHA256SUMS.txt": f"{'0' * 64} *program/a.py\n".encode()}
     system.place(files, ["program/a.py", "4299_listening.bat"], ["not-there.txt"])
     assert {path.relative_to(lab.folder).as_posix(): path.read_bytes() for path in lab.folder.rglob("*.*")} == files
-    assert system.found() == {"program/a.py": "0" * 64}
+    assert system.found(files) == {"program/a.py": "0" * 64}
+    (lab.folder / "program" / "a.py").write_bytes(b"")
+    assert system.found(files) == {"program/a.py": ""}, "what is cut short there is copied again"
     (lab.folder / "program" / "a.py").unlink()
-    assert system.found() == {"program/a.py": ""}, "what is missing there is copied again"
+    assert system.found(files) == {"program/a.py": ""}, "and so is what is missing"
 
 
+LISTINGS = {
+    "English": """ Volume in drive C is OS
+ Volume Serial Number is 5A00-0000
+
+ Directory of {home}
+
+11/29/2026  11:39 PM               734 SHA256SUMS.txt
+               1 File(s)            734 bytes
+
+ Directory of {home}\\program\\Linac
+
+11/29/2026  11:39 PM                18 a.py
+11/29/2026  11:39 PM                 0 b.py
+               2 File(s)             18 bytes
+""",
+    "German": """ Volume in Laufwerk C: hat keine Bezeichnung.
+
+ Verzeichnis von {home}
+
+29.11.2026  23:39               734 SHA256SUMS.txt
+               1 Datei(en),            734 Bytes
+
+ Verzeichnis von {home}\\program\\Linac
+
+29.11.2026  23:39                18 a.py
+29.11.2026  23:39                 0 b.py
+               2 Datei(en),             18 Bytes
+     Anzahl der angezeigten Dateien:
+""",
+}
+
+
+@pytest.mark.parametrize("listing", LISTINGS.values(), ids=list(LISTINGS))
 @pytest.mark.parametrize("home", ["C:\\linac-listener", "D:\\Größe (x86)\\linac-listener"])
-def test_files_are_told_from_a_listing_in_whatever_code_page(home: str) -> None:
+def test_files_are_told_from_a_listing_in_whatever_language_and_code_page(home: str, listing: str) -> None:
     def run(command: str, *_: Any) -> tuple[int, str]:
         if command.startswith("type"):
             return (0, f"{'0' * 64} *program/linac/a.py\n{'1' * 64} *a.py\n") if command.endswith('SHA256SUMS.txt"') else (1, "")
-        names = [] if broken else ["SHA256SUMS.txt", "program\\Linac\\a.py", "program\\linac\\b.py"]
-        return 0, "".join(f"{home}\\{name}\r\n" for name in names).replace("ö", "\ufffd") + "Windows_NT"
+        said = "" if broken else listing.format(home=home.replace("ö", "\ufffd")).replace("\n", "\r\n")
+        return 0, f"{said}Windows_NT"
 
     broken = False
     host: Any = SimpleNamespace(run=run)
-    assert PushedWindows(host, home).found() == {"program/linac/a.py": "0" * 64, "a.py": ""}
+    system = PushedWindows(host, home)
+    assert system.found({}) == {"program/linac/a.py": "0" * 64, "a.py": ""}
+    assert system.found({"program/linac/a.py": bytes(18)}) == {"program/linac/a.py": "0" * 64, "a.py": ""}
+    assert system.found({"program/linac/a.py": bytes(19)}) == {"program/linac/a.py": "", "a.py": ""}, "cut short"
     broken = True
-    assert PushedWindows(host, home).found() == {"program/linac/a.py": "0" * 64, "a.py": "1" * 64}
+    assert system.found({}) == {"program/linac/a.py": "0" * 64, "a.py": "1" * 64}
+
+
+SC = "\r\nSERVICE_NAME: icom_listening_4299 \r\n        TYPE  : 10  WIN32_OWN_PROCESS  \r\n        STATE : "
+
+
+@pytest.mark.parametrize(
+    ("said", "state"),
+    [
+        ((0, f"{SC}4  RUNNING \r\n"), RUNNING),
+        ((0, f"{SC}2  START_PENDING \r\n"), STARTING),
+        ((0, f"{SC}5  CONTINUE_PENDING \r\n"), STARTING),
+        ((0, f"{SC}3  STOP_PENDING \r\n"), STOPPED),
+        ((0, f"{SC}7  PAUSED \r\n"), STOPPED),
+        ((0, f"{SC}1  STOPPED \r\n"), STOPPED),
+        ((0, ""), STOPPED),
+        ((1060, f"{SC}4  RUNNING \r\n"), STOPPED),
+    ],
+)
+def test_the_state_of_a_service_is_the_one_that_sc_names(said: tuple[int, str], state: str) -> None:
+    host: Any = SimpleNamespace(run=lambda command, *_: (0, "Windows_NT-$PSHOME") if command.startswith("echo") else said)
+    assert PushedWindows(host, "C:\\x").state("4299") == (state, said[1])
+
+
+def test_a_service_that_is_still_starting_is_asked_again_and_no_longer_than_it_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pushing, "_PAUSE_SECONDS", 0)
+    states = [(STOPPED, ""), (STARTING, "2  START_PENDING"), (RUNNING, "4  RUNNING")]
+    system: Any = SimpleNamespace(service=lambda serial: f"icom_listening_{serial}", state=lambda _: states.pop(0))
+    _started(system, "4299")
+    assert states == []
+    monkeypatch.setattr(pushing, "START_SECONDS", 0)
+    system.state = lambda _: (STARTING, "  STATE : 2\r\n  START_PENDING")
+    with pytest.raises(SetupError, match=r"icom_listening_4299 is installed, but does not run.*says: STATE : 2 START_PENDING"):
+        _started(system, "4299")
 
 
 def test_a_linac_more_a_linac_less_and_a_push_that_broke_off_leave_the_running_one_alone(
@@ -241,11 +313,11 @@ def test_a_newer_program_waits_until_nothing_runs() -> None:
     placed: dict[str, Any] = {}
     files = {"program/a.py": b"new", "program/b.py": b"added", "9183_listening.bat": b"x", "SHA256SUMS.txt": b"..."}
     there = {"program/a.py": "0" * 64, "program/old.py": "1" * 64, "4299_listening.bat": "2" * 64}
-    running = ["4299"]
+    running, starting = ["4299"], list[str]()
     system: Any = SimpleNamespace(
         home="C:\\x",
-        found=lambda: there,
-        runs=lambda serial: serial in running,
+        found=lambda files: there,
+        state=lambda serial: ((RUNNING if serial in running else STARTING if serial in starting else STOPPED), ""),
         in_use=lambda name, serials: PushedWindows.in_use(system, name, serials),
         place=lambda files, changed, gone: placed.update(sums=files["SHA256SUMS.txt"].decode(), changed=changed, gone=gone),
     )
@@ -262,7 +334,10 @@ def test_a_newer_program_waits_until_nothing_runs() -> None:
         "1" * 64,
         {"program/a.py", "program/old.py", "9183_listening.bat"},
     )
-    running.clear()
+    running[:], starting[:] = [], ["4299"]
+    pending = _pending(system, files, services("4299", "9183"))
+    assert (pending.changed, pending.stopped) == (("9183_listening.bat",), ("4299", "9183")), "its program is in use already"
+    starting.clear()
     pending = _pending(system, files, services("4299", "9183"))
     assert (set(pending.changed), pending.gone) == ({"program/a.py", "program/b.py", "9183_listening.bat"}, ("program/old.py",))
 

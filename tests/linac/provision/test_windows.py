@@ -282,6 +282,19 @@ def test_a_service_that_does_not_start_or_stop_is_told_by_the_exit_code(windows:
     assert windows.batch(tmp_path / "services-uninstall.bat", "quiet").returncode == 1
 
 
+@pytest.mark.parametrize("verb", ["start", "stop", "uninstall"])
+def test_where_the_state_of_a_service_is_not_told_nothing_is_done_and_that_is_said(
+    verb: str, windows: Any, tmp_path: Path
+) -> None:
+    put(tmp_path, services())
+    for name in ("service-icom_listening_4299", "running-icom_listening_4299", "refuse-sc"):
+        (windows.tools / name).touch()
+    done = windows.batch(tmp_path / f"services-{verb}.bat", "quiet")
+    assert done.returncode == 1
+    assert "icom_listening_4299: Windows does not tell whether it runs." in done.stdout
+    assert [call for call in windows.calls() if call[0] == "nssm" and call[1] != "get"] == []
+
+
 def test_without_nssm_or_rights_nothing_is_done_and_it_says_what_to_do(windows: Any, tmp_path: Path) -> None:
     put(tmp_path, services())
     done = windows.batch(tmp_path / "services-install.bat", "quiet", WINEPATH="")
@@ -289,7 +302,7 @@ def test_without_nssm_or_rights_nothing_is_done_and_it_says_what_to_do(windows: 
     assert "put nssm.exe" in done.stdout
     windows.put("nssm", tmp_path)  # beside the files it is found first
     assert windows.batch(tmp_path / "services-uninstall.bat", "quiet", WINEPATH="").returncode == 0
-    assert windows.calls() == [["nssm", "get", "icom_listening_4299", "Application"]]
+    assert windows.calls() == [["nssm", "get", "icom_listening_4299", "Application"]] * 2
     system = windows.prefix / "drive_c" / "windows" / "system32"
     windows.put("fltmc", system)
     try:

@@ -244,6 +244,37 @@ class TestFiles:
         assert folder.free() > 1 << 20
 
 
+class TestMistakes:
+    """A file where a folder should be, and the like, are told alike."""
+
+    def test_what_is_a_folder_or_a_file_is_told(self, folder: Folder, tmp_path: Path) -> None:
+        folder.write("file", b"1")
+        folder.write("full/file", b"1")
+        for said, works in {
+            "it is a folder, not a file": (
+                lambda: folder.read("full"),
+                lambda: folder.open("full"),
+                lambda: folder.fetch("full", tmp_path / "full"),
+            ),
+            "something on the way to it is a file": (lambda: folder.list("file/*"), lambda: folder.write("file/x", b"1")),
+            "the folder is not empty": (lambda: folder.remove("full"),),
+        }.items():
+            for work in works:
+                with pytest.raises(StorageError, match="Access denied|access denied" if os.name == "nt" else said):
+                    work()
+        assert folder.find("file/x") is None
+        found = folder.find("full")
+        assert found is not None
+        assert (found.is_folder, found.size) == (True, 0)
+
+    @pytest.mark.skipif(os.name == "nt", reason="making a link takes an administrator there")
+    def test_a_link_that_leads_nowhere_does_no_harm_to_a_listing(self, folder: Folder, there: Path) -> None:
+        folder.write("good.zip", b"1")
+        (there / "loop.zip").symlink_to("loop.zip")
+        (there / "gone.zip").symlink_to("nowhere")
+        assert [entry.name for entry in folder.list("*.zip")] == ["good.zip"]
+
+
 class TestFolders:
     def test_folders_are_listed_with_size_zero(self, folder: Folder) -> None:
         folder.make("a/b")

@@ -17,13 +17,14 @@ from linac.errors import LinacError, PeerError, SetupError, StorageError, Unreac
 from linac.simulator.samba import Samba
 from linac.transport import AwayError, Folder, connect
 from linac.transport import smb_messages as messages
+from linac.transport.paths import ClosedError
 from linac.transport.settling import SETTLING
 from linac.transport.smb import SmbFolder
 
 Dial = Callable[..., SmbFolder]
 
-BOUND = 15.0
-"""Seconds: a busy machine's share on top of the timeout of 2 s."""
+BOUND = 25.0
+"""Seconds: a busy machine's share on top of the timeout of 4 s."""
 
 
 @contextlib.contextmanager
@@ -48,6 +49,12 @@ class TestRefusals:
     def test_a_wrong_user_is_said(self, dial: Dial) -> None:
         with bounded(SetupError, "name or the password of nobody-here"):
             dial(user="nobody-here").check()
+
+    def test_an_account_without_a_name_is_said(self, own_server: Samba) -> None:
+        nobody = type(own_server.credentials)("", own_server.password)
+        with connect(own_server.unc("physics"), nobody, port=own_server.port, timeout=5) as folder:
+            with bounded(SetupError, "an account without a name.*Give the name"):
+                folder.check()
 
     def test_a_wrong_password_fails_although_a_right_one_is_connected(self, dial: Dial) -> None:
         dial().check()
@@ -115,8 +122,8 @@ class TestRefusals:
     def test_a_service_that_gives_a_byte_now_and_then(self) -> None:
         with (
             trickling() as port,
-            connect(r"\\127.0.0.1\physics", credentials(), port=port, timeout=0.5) as folder,
-            bounded(AwayError, "did not answer for 2 s"),
+            connect(r"\\127.0.0.1\physics", credentials(), port=port, timeout=1) as folder,
+            bounded(AwayError, "did not answer for [14] s"),  # 1 s where this machine itself paused
         ):
             folder.check()
 
@@ -190,7 +197,7 @@ class TestInMidTransfer:
         if request.param == "killed":
             yield own_server.kill, own_server.start, "broke off|refuses the connection"
             return
-        yield own_server.freeze, own_server.thaw, "did not answer for 2 s"
+        yield own_server.freeze, own_server.thaw, "did not answer for 4 s"
         own_server.thaw()
 
     def test_while_fetching(self, trouble: Any, dial: Dial, own_server: Samba, big: Path, tmp_path: Path) -> None:
@@ -241,7 +248,7 @@ class TestInMidTransfer:
         file.close()
         folder_closed = dial("Backup")
         folder_closed.close()
-        assert time.monotonic() - began < 2, "closing must not wait for a server that does not answer"
+        assert time.monotonic() - began < 3.5, "closing must not wait for a server that does not answer"
         ends()
         with folder.open("a.zip") as again:
             assert again.read() == big.read_bytes()
@@ -273,7 +280,7 @@ class TestInMidTransfer:
         def run(number: int) -> None:
             try:
                 folder.check()
-                under_way.wait(10)
+                under_way.wait(60)
                 for again in range(50):
                     folder.fetch("a.zip", tmp_path / f"{number}-{again}.zip")
             except BaseException as error:
@@ -282,7 +289,7 @@ class TestInMidTransfer:
         threads = [threading.Thread(target=run, args=(number,)) for number in range(3)]
         for thread in threads:
             thread.start()
-        under_way.wait(10)
+        under_way.wait(60)
         time.sleep(0.3)
         began = time.monotonic()
         happens()
@@ -582,6 +589,71 @@ def test_a_gateway_is_gone_through_and_laid_anew_when_it_fails(own_server: Samba
         assert ways.count("to nss-4299:4450") >= 2
     assert ways[-1] == "closed"
     assert ways.count("closed") * 2 == len(ways)
+
+
+class SlowWay:
+    """A gateway that lets nobody in until it is told to."""
+
+    def __init__(self) -> None:
+        self.asked, self.let_in, self.ways = threading.Event(), threading.Event(), list[str]()
+
+    def forward(self, _host: str, _port: int) -> "SlowWay":
+        return self
+
+    def __enter__(self) -> tuple[str, int]:
+        self.asked.set()
+        assert self.let_in.wait(60)
+        self.ways.append("open")
+        return "127.0.0.1", 1
+
+    def __exit__(self, *_: object) -> None:
+        self.ways.append("closed")
+
+    def failure(self, _seconds: float) -> None:
+        """It is well."""
+
+
+def test_closing_does_not_wait_for_a_gateway_that_is_being_logged_in_to_and_no_way_stays_open() -> None:
+    gateway, errors = SlowWay(), list[BaseException]()
+    folder = connect(r"\\nss-4299\physics", credentials(), gateway=gateway, timeout=5)
+
+    def use() -> None:
+        try:
+            folder.list()
+        except LinacError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    assert gateway.asked.wait(30)
+    began = time.monotonic()
+    folder.close()
+    assert time.monotonic() - began < 10
+    gateway.let_in.set()
+    thread.join(30)
+    assert gateway.ways == ["open", "closed"]
+    assert [type(error) for error in errors] == [ClosedError]
+
+
+def test_who_was_about_to_connect_when_the_folder_was_closed_lays_no_way() -> None:
+    gateway = SlowWay()
+    gateway.let_in.set()
+    folder = connect(r"\\nss-4299\physics", credentials(), gateway=gateway, timeout=5)
+    assert isinstance(folder, SmbFolder)
+    folder.close()
+    with pytest.raises(ClosedError):
+        folder._links._make()
+    assert gateway.ways == []
+
+
+@pytest.mark.parametrize("died_of", [KeyError(7), ValueError("not a message of SMB 2"), TypeError()])
+def test_whatever_the_librarys_reading_thread_died_of_is_a_connection_that_broke_off(dial: Dial, died_of: Exception) -> None:
+    folder = dial()
+    folder.write("a", b"1")
+    folder._links.get()._connection._t_exc = died_of
+    with bounded(AwayError, "broke off"):
+        folder.read("a")
+    assert folder.read("a") == b"1"
 
 
 def test_what_is_not_encrypted_or_not_signed_is_not_believed() -> None:
