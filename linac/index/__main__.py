@@ -165,6 +165,8 @@ class _Sources:
         self.failed = False
         self.skipped = 0
         self.now = ""
+        self.under_way = Added()
+        self.before = 0
 
     def say(self, text: str) -> None:
         print(text, file=sys.stderr)
@@ -193,13 +195,19 @@ class _Sources:
             except OSError as error:
                 self.say(f"{path}: {error.strerror or error}. Check the path and the right to read it.")
 
+    @property
+    def indexed(self) -> int:
+        """Logs indexed so far, also where what adds them has failed since."""
+        return self.before + self.under_way.indexed
+
     def add_all(self, names: Sequence[str]) -> Added:
         """Bring everything in: backup by backup, so that each is noted as taken in, then single logs together."""
         progress = _Progress()
         total = Added()
 
         def show(added: Added) -> None:
-            count = total.indexed + added.indexed
+            self.before, self.under_way = total.indexed, added
+            count = self.indexed
             progress(f"{self.now}: {count} indexed, {total.duplicates + added.duplicates} known")
 
         zips: list[Path] = []
@@ -238,6 +246,8 @@ class _Sources:
                 if path.is_dir():
                     inside = sorted(path.rglob("*"))
                     yield from (item for item in inside if item.suffix.lower() in (".zip", ".trf") and item.is_file())
+                elif path.exists() and not path.is_file():
+                    self.say(f"{path} is no file but a device or a pipe. Give a zip, a .trf file or a folder.")
                 else:
                     yield path
 
@@ -279,7 +289,11 @@ def _say(added: Added, seconds: float) -> None:
 def _add(index: Index, options: argparse.Namespace) -> int:
     begin = time.monotonic()
     sources = _Sources(index, options.machine, options.again)
-    added = sources.add_all(options.sources)
+    try:
+        added = sources.add_all(options.sources)
+    except LinacError:
+        print(f"{sources.indexed} logs were indexed before it stopped. Run it again to go on.", file=sys.stderr)
+        raise
     _say(added, time.monotonic() - begin)
     if doubt := added.doubt(options.machine):
         print(doubt, file=sys.stderr)

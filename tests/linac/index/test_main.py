@@ -1,6 +1,7 @@
 """The command line: what it prints, and its exit codes."""
 
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -10,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from linac.errors import StorageError
 from linac.index import Index
 from linac.index.__main__ import main
-from linac.transport import Entry, connect
+from linac.transport import Entry, LocalFolder, connect
 
 
 @pytest.fixture
@@ -223,6 +225,30 @@ def test_a_field_of_a_very_long_name_does_not_make_all_lines_as_long(
     assert max(map(len, out.splitlines())) < 250
     assert main(["find", root, "--csv"]) == 0
     assert "A" * 250 in capsys.readouterr().out
+
+
+def test_what_was_indexed_before_a_full_disk_is_said(
+    sources: Path, root: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    really = LocalFolder.write
+
+    def write(self: LocalFolder, name: str, data: bytes) -> None:
+        if name.endswith("/6.trf"):
+            raise StorageError("No space left.")
+        really(self, name, data)
+
+    monkeypatch.setattr(LocalFolder, "write", write)
+    assert main(["add", root, "--machine", "4299", *map(str, [*sorted(sources.glob("*.zip")), sources])]) == 1
+    seen = capsys.readouterr().err
+    assert "No space left." in seen
+    assert "5 logs were indexed before it stopped. Run it again to go on." in seen
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a pipe that lies in a folder is not for Windows")
+def test_a_pipe_among_the_sources_is_not_waited_for(root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "a.trf")
+    assert main(["add", root, "--machine", "4299", str(tmp_path / "a.trf")]) == 1
+    assert "is no file but a device or a pipe" in capsys.readouterr().err
 
 
 def test_a_damaged_log_in_a_zip_is_named(root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
