@@ -25,14 +25,13 @@ from linac.capture.status import told_interruptions
 from linac.errors import LinacError
 from tasks.archiving import ROUND_SECONDS, Archiving
 from tasks.live import News, Rate, beat, today_of
-from tasks.provision import asked_once, cancel, ensure_capture, state_type_of, unfinished_runs
+from tasks.provision import asked_once, cancel, ensure_capture, state_type_of, unfinished_runs, was_cancelled
 from tasks.queryable import Queryable
 from tasks.reports import artifact_key, table
 
 STATE_SECONDS = 5.0
 """How often a run asks for its own state: after an outage of the API a cancel no longer reaches it otherwise (lab-prefect.md)."""
 
-ASK_TRIES = 3
 ARTIFACT_SECONDS = 30.0
 BEAT_SECONDS = 10.0
 CLAIM_SECONDS, HAND_OVER_SECONDS = 1.0, 45.0
@@ -88,7 +87,7 @@ def follow(linac: Linac, claim: Follower) -> State[None]:
     try:
         ended = follower.until(run_id)
     except (TerminationSignal, KeyboardInterrupt):
-        if not _was_cancelled(run_id):
+        if not was_cancelled(run_id):
             raise
         # The run says itself that it is cancelled: the worker takes its time to, and until then it would count as silent.
         ended = StateType.CANCELLING
@@ -105,16 +104,6 @@ def follow(linac: Linac, claim: Follower) -> State[None]:
 def cancelled_meanwhile() -> bool:
     """Whether this run was cancelled, for instance while it waited for its turn."""
     return state_type_of(UUID(str(flow_run.id))) in (StateType.CANCELLING, StateType.CANCELLED)
-
-
-def _was_cancelled(run_id: UUID) -> bool:
-    """Whether it is a cancel that ends this run: the worker has just read so, so a server that is slow is asked again."""
-    for _ in range(ASK_TRIES):
-        state = state_type_of(run_id)
-        if state is not None:
-            return state in (StateType.CANCELLING, StateType.CANCELLED)
-        time.sleep(ROUND_SECONDS)
-    return False
 
 
 class _Follower:

@@ -75,6 +75,8 @@ def connect(
     """
     text = os.fspath(path)
     check_numbers(port, timeout)
+    if not isinstance(credentials, Credentials | None):
+        raise SetupError("The credentials are none. Give them as Credentials(user, password, domain).")  # never what they hold
     _check_letters(text)
     unc = split_unc(text)
     if unc is not None:
@@ -110,9 +112,9 @@ def connect(
 
 def check_numbers(port: int, timeout: float) -> None:
     """Raise `SetupError` for a port that is none, and for a timeout that is no time, or no end."""
-    if not 1 <= port <= 65535:
-        raise SetupError(f"{port} is no port. Give one from 1 to 65535; file sharing (SMB) has {SMB_PORT}, SSH 22.")
-    if not 0 < timeout < math.inf:  # not a number is neither
+    if not isinstance(port, int) or not 1 <= port <= 65535:
+        raise SetupError(f"{port!r} is no port. Give one from 1 to 65535; file sharing (SMB) has {SMB_PORT}, SSH 22.")
+    if not isinstance(timeout, int | float) or not 0 < timeout < math.inf:  # NaN is neither
         raise SetupError(
             f"Nobody can wait for {timeout} seconds. Give a timeout of more than 0 s; {TIMEOUT_SECONDS:.0f} s is usual."
         )

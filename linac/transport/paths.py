@@ -78,7 +78,7 @@ _AWAY_ON_WINDOWS = frozenset(
 network busy or gone, the share gone, no more connections, timed out, refused, unreachable, broken off."""
 
 _IN_WORDS = {
-    errno.ENOSPC: "the disk or share is full. Free some space; the next run continues where this one stopped.",
+    errno.ENOSPC: "the disk or share is full. Free some space; the next run does what this one could not.",
     errno.EROFS: "it is write-protected. Let the account that runs this write to it.",
     errno.EISDIR: "it is a folder, not a file.",
     errno.ENOTDIR: "something on the way to it is a file, not a folder.",
@@ -88,7 +88,7 @@ _IN_WORDS = {
     errno.ELOOP: "the links on the way to it lead in a circle. Have them mended.",
     getattr(
         errno, "EDQUOT", -1
-    ): "the quota of the account that runs this is used up. Free some space or have it raised; the next run continues.",
+    ): "the quota of the account that runs this is used up. Free some space or have it raised, then try again.",
 }
 """What the operating system says of files, as `smb_errors` says it."""
 
@@ -427,13 +427,13 @@ class LocalFolder(Folder):
         return Source(str(path), status.st_size, status.st_mtime_ns)
 
     def store(self, local: Path, name: str) -> None:
-        with self._explained("store", name):
+        with self._explained(f"store {local} as", name):
             self._make_above(name)
             _copy_whole(local, self._file(name))
 
     def replace(self, old: str, new: str) -> None:
-        with self._explained("replace", new):
-            source, target = self._file(old), self._file(new)
+        source, target = self._file(old), self._file(new)
+        with self._explained(f"rename {source} to", new):
             self._in_folder(target, lambda: replace_local(source, target))
 
     def remove(self, name: str) -> None:

@@ -171,9 +171,10 @@ class Link:
         """Send a request; its answer is to be taken by `end`. One that nobody takes is dropped when it arrives."""
         return self.begin_chain(message)[0]
 
-    def end(self, request: Request) -> memoryview:
-        """The answer to a request, without its header. Raises `StatusError` if it is an error."""
-        with self._connected():
+    def end(self, request: Request, gone: frozenset[int] = smb_errors.GONE) -> memoryview:
+        """The answer to a request, without its header. Raises `StatusError` if it is an error; one of `gone` ends the
+        connection."""
+        with self._connected(gone):
             return self._connection.take(request)
 
     def call(self, message: Message) -> memoryview:
@@ -194,13 +195,19 @@ class Link:
             return self._connection.post(sent, self._session, self._tree.tree_connect_id, wanted)
 
     def end_chain(self, requests: list[Request]) -> list[memoryview | StatusError]:
-        """The answers to a chain, or an error each."""
+        """The answers to a chain, or an error each.
+
+        What follows an error says nothing of the connection: of a file that could not be opened, Samba may say that the tree
+        connection has gone (where the account may not enter the share's own folder).
+        """
         answered: list[memoryview | StatusError] = []
+        gone = smb_errors.GONE
         for request in requests:
             try:
-                answered.append(self.end(request))
+                answered.append(self.end(request, gone))
             except StatusError as error:
                 answered.append(error)
+                gone = frozenset()
         return answered
 
     def close_soon(self, handle: bytes) -> None:
@@ -227,8 +234,8 @@ class Link:
                 self._post(messages.close(self._to_close.popleft()))
 
     @contextlib.contextmanager
-    def _connected(self) -> Iterator[None]:
-        """Tear the connection down when it fails, and say how."""
+    def _connected(self, gone: frozenset[int] = smb_errors.GONE) -> Iterator[None]:
+        """Tear the connection down when it fails, and say how; a status of `gone` means that it has."""
         if self.is_broken:
             self.tear_down()
             raise self._lost(smb_errors.gone(self.where))
@@ -237,7 +244,7 @@ class Link:
             yield
             self.used = time.monotonic()
         except StatusError as error:
-            if error.status in smb_errors.GONE:
+            if error.status in gone:
                 self.tear_down()
                 raise self._lost(smb_errors.gone(self.where)) from error
             raise

@@ -274,7 +274,7 @@ class Link:
         self._handler: Incoming | None = None
         self.wire, self._transport = greet(host, port, [key.kind for key in pinned], timeout)
         try:
-            self._check_host_key(pinned)
+            self._check_host_key(pinned, f"key {host}" if port == 22 else f"key {host} --port {port}")
             self._login(keys, timeout)
         except BaseException:
             _drop(self.wire, self._transport)
@@ -284,7 +284,8 @@ class Link:
 
     # Beginning.
 
-    def _check_host_key(self, pinned: Sequence[HostKey]) -> None:
+    def _check_host_key(self, pinned: Sequence[HostKey], asking: str) -> None:
+        """`asking`: the command that prints the key."""
         shown = _shown_key(self._transport)
         if shown in pinned:
             return
@@ -293,7 +294,7 @@ class Link:
             f"The gateway {self.name} shows another host key than its SSH gateway block holds: {shown.kind} "
             f"{shown.fingerprint}, expected was {expected}. Nothing was sent to it. Was it installed anew? Ask whoever runs "
             "it to read its fingerprint out (`ssh-keygen -lf` on its /etc/ssh/*.pub). If it is the one shown here, put the "
-            "line that `.venv/bin/python -m linac.transport key HOST` (on Windows `.venv\\Scripts\\python`) prints into the "
+            f"line that `.venv/bin/python -m linac.transport {asking}` (on Windows `.venv\\Scripts\\python`) prints into the "
             "block; if not, somebody stands in between: tell hospital IT."
         )
 
@@ -622,6 +623,11 @@ def _connected(host: str, port: int, timeout: float) -> socket.socket:
             raise GatewayUnreachableError(
                 f"The gateway's name {host!r} could not be looked up: no name server answers. Look whether this computer's "
                 "network works, or give the gateway's address in its block instead."
+            ) from error
+        if "@" in host or ":" in host:
+            raise SetupError(
+                f"The gateway's name {host!r} is not known here. Give the name or address alone: user and port have fields of "
+                "their own in the SSH gateway block; for `key HOST` no user is needed, and the port is given as `--port N`."
             ) from error
         raise SetupError(
             f"The gateway's name {host!r} is not known here. Check it in the SSH gateway block, or give its address instead."

@@ -12,10 +12,12 @@ from prefect.blocks.core import Block
 from pydantic import SecretStr, ValidationError
 
 from blocks import Linac, Share, Site, SmbCredentials, SshGateway
-from linac.errors import LinacError, SetupError
+from linac.errors import LinacError
 
 if TYPE_CHECKING:
     from linac.simulator.sshd import SshServer
+
+HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl"
 
 
 def form(server: "SshServer", **changes: Any) -> SshGateway:
@@ -40,7 +42,7 @@ class TestSecrets:
     def test_neither_key_nor_passphrase_nor_password_shows(self) -> None:
         secrets = {"private_key": SecretStr("geheim-eins"), "passphrase": SecretStr("geheim-zwei")}
         blocks = [
-            SshGateway(host="gate", username="tunnel", host_key="ssh-ed25519 A", **secrets),
+            SshGateway(host="gate", username="tunnel", host_key=HOST_KEY, **secrets),
             SmbCredentials(username="icomreader", password=SecretStr("geheim-drei")),
         ]
         for block in blocks:
@@ -52,7 +54,7 @@ class TestSecrets:
         gate = {
             "host": "g",
             "username": "t",
-            "host_key": "k",
+            "host_key": HOST_KEY,
             "private_key": "geheim-zwei",
             "key_file": "f",
             "passphrase": "geheim",
@@ -95,7 +97,7 @@ class TestForm:
     def test_a_private_key_and_a_key_file_exclude_each_other(self) -> None:
         both: dict[str, Any] = {"private_key": "K", "key_file": "/k"}
         with pytest.raises(ValidationError, match="not both"):
-            SshGateway(host="gate", username="tunnel", host_key="ssh-ed25519 A", **both)
+            SshGateway(host="gate", username="tunnel", host_key=HOST_KEY, **both)
 
     def test_fields_left_empty_and_blanks_around_words_do_no_harm(self, ssh_server: "SshServer") -> None:
         gateway = form(
@@ -113,9 +115,8 @@ class TestForm:
         form(ssh_server, key_file=None, private_key=SecretStr(pasted)).open().connect().close()
 
     def test_a_host_key_that_cannot_be_read_is_told_with_the_way_to_get_it(self) -> None:
-        gateway = SshGateway(host="gate", username="tunnel", host_key="SHA256:abc", key_file="/k")
-        with pytest.raises(SetupError, match=r"linac\.transport key HOST"):
-            gateway.open()
+        with pytest.raises(ValidationError, match=r"(?s)host_key.*cannot be read.*linac\.transport key HOST"):
+            SshGateway(host="gate", username="tunnel", host_key="SHA256:abc", key_file="/k")
 
 
 class TestCheck:

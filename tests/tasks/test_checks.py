@@ -21,6 +21,8 @@ from linac.transport.records import mark
 from tasks import check_folders, check_network, check_server
 from tasks.check import Check, Outcome, Seen
 
+HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl"
+
 PASS, WARN, FAIL = Outcome.PASS, Outcome.WARN, Outcome.FAIL
 
 
@@ -371,7 +373,7 @@ class TestGateways:
             return ["ok: gate answers.", "trouble: it does not let us in."]
 
         monkeypatch.setattr(SshGateway, "check", check)
-        gateway = SshGateway(host="gate", username="tunnel", host_key="ssh-ed25519 A")
+        gateway = SshGateway(host="gate", username="tunnel", host_key=HOST_KEY)
         share = Share(path=r"\\192.168.17.40\Backup\TCS", gateway=gateway)
         found = only(check_folders.gateways(make(backup=share, site_records=share)))
         assert (found.outcome, found.seen) == (FAIL, "it does not let us in.")
@@ -388,7 +390,7 @@ class TestForwards:
             port = server.getsockname()[1]
             there = {"direction": "local", "listen_address": "*", "target_host": "10.0.0.1", "target_port": 445, "label": "NSS"}
             site = make(
-                site_gateway=SshGateway(host="gate", username="tunnel", host_key="ssh-ed25519 A"),
+                site_gateway=SshGateway(host="gate", username="tunnel", host_key=HOST_KEY),
                 site_forwards=[{**there, "listen_port": port}, {**there, "direction": "remote", "listen_port": 44540}],
             ).site
             first, second = check_folders.forwards(site)

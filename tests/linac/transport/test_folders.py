@@ -81,6 +81,16 @@ class TestFiles:
             folder.fetch("no.txt", tmp_path / "no.txt")
         assert not (tmp_path / "no.txt").exists()
 
+    def test_what_is_said_of_two_files_names_both(self, folder: Folder, tmp_path: Path) -> None:
+        with pytest.raises(StorageError, match=r"Could not rename .*no\.txt to .*b\.txt: it is not there"):
+            folder.replace("no.txt", "b.txt")
+        with pytest.raises(StorageError, match=r"Could not store .*gone\.txt as .*b\.txt: it is not there"):
+            folder.store(tmp_path / "gone.txt", "b.txt")
+
+    def test_a_name_that_is_too_long_is_told_with_what_to_do(self, folder: Folder) -> None:
+        with pytest.raises(StorageError, match=r"too long.* Give a shorter"):
+            folder.write("n" * 256, b"")
+
     def test_a_name_with_wildcard_letters_is_found_as_itself(self, folder: Folder) -> None:
         folder.write("[ICOM_ 7].trf", b"")
         folder.write("I.trf", b"")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -247,6 +248,13 @@ class TestConnect:
     def test_a_server_without_a_share_is_refused(self, path: str) -> None:
         with pytest.raises(SetupError, match="names a server but no share"):
             connect(path)
+
+    @pytest.mark.parametrize("wrong", [{"port": "445"}, {"timeout": None}, {"credentials": ("linac", "geheim")}])
+    def test_what_is_of_another_kind_is_refused_with_what_to_give(self, wrong: dict[str, Any]) -> None:
+        account = Credentials("a", "b")
+        with pytest.raises(SetupError, match="Give") as caught:
+            connect(r"\\server\share", **{"credentials": account, **wrong})
+        assert "geheim" not in str(caught.value)
 
     @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])
     def test_a_timeout_that_is_no_time_is_refused(self, tmp_path: Path, timeout: float) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -77,6 +78,29 @@ class TestRefusals:
             bounded(SetupError, "does not open the share 'secret' to icomreader"),
         ):
             folder.check()
+
+    @pytest.mark.usefixtures("needs_samba")
+    def test_a_share_whose_folder_the_account_may_not_enter(self, tmp_path: Path) -> None:
+        """Samba refuses to open anything there, and says of the rest of each request that the share has gone."""
+        as_nobody = "force user = nobody" if os.getuid() == 0 else ""  # root may enter any
+        with Samba(tmp_path, {"closed": True}, more={"closed": as_nobody}) as server:
+            server.folder("closed").chmod(0)
+            try:
+                with connect(server.unc("closed"), server.credentials, port=server.port, timeout=5) as folder:
+                    for work in (
+                        folder.check,
+                        folder.list,
+                        lambda: folder.read("a"),
+                        lambda: folder.write("a", b"1"),
+                        folder.free,
+                    ):
+                        with bounded(StorageError, "access denied. Give the account icomreader the right to it") as _:
+                            work()
+                    with pytest.raises(StorageError) as caught:
+                        folder.fetch("a", tmp_path / "a")
+                    assert not isinstance(caught.value, AwayError)
+            finally:
+                server.folder("closed").chmod(0o700)
 
     def test_a_share_that_may_only_be_read(self, dial: Dial, own_server: Samba) -> None:
         (own_server.folder("Backup") / "a.zip").write_bytes(b"zip")
@@ -235,6 +259,34 @@ class TestInMidTransfer:
         folder.store(big, "a/b.bin")
         assert there.read_bytes() == big.read_bytes()
 
+    def test_what_a_store_that_broke_off_left_is_removed_over_the_next_connection(
+        self, dial: Dial, own_server: Samba, big: Path
+    ) -> None:
+        folder = dial()
+        folder.write("b.bin", b"old")
+        meddle(folder, "begin", 6, own_server.kill)
+        with bounded(AwayError, "broke off|refuses the connection"):
+            folder.store(big, "b.bin")
+        assert len(list(own_server.folder("physics").iterdir())) == 2
+        own_server.start()
+        assert folder.read("b.bin") == b"old"
+        assert [path.name for path in own_server.folder("physics").iterdir()] == ["b.bin"]
+
+    def test_what_the_server_has_still_open_from_before_is_left_until_it_closes_it(self, dial: Dial, own_server: Samba) -> None:
+        """It may yet get its name; removing it then would remove the file of that name."""
+        folder, other = dial(), dial()
+        part = "b.bin.part-0123abcd"
+        (own_server.folder("physics") / part).write_bytes(b"half")
+        link = other._links.get()
+        handle = messages.opened(link.call(messages.open_file(part, messages.READ_DATA))).handle
+        folder._links.leave(part)
+        folder.check()
+        assert (own_server.folder("physics") / part).exists()
+        link.call(messages.close(handle))
+        folder._links.get().tear_down()
+        folder.check()
+        assert list(own_server.folder("physics").iterdir()) == []
+
     def test_while_a_file_is_read(self, trouble: Any, dial: Dial, own_server: Samba, big: Path) -> None:
         happens, ends, said = trouble
         (own_server.folder("Backup") / "a.zip").write_bytes(big.read_bytes())
@@ -380,6 +432,57 @@ class TestInUse:
         else:
             assert us.read("a") == b"log"
         timer.join()
+
+    @pytest.mark.parametrize("work", ["remove", "replace"])
+    def test_a_file_that_somebody_has_open_for_a_moment_is_removed_and_renamed_once_it_is_closed(
+        self, dial: Dial, work: str
+    ) -> None:
+        folder = dial()
+        folder.write("a", b"log")
+        timer = threading.Timer(0.4, exclusively(folder, "a"))
+        timer.start()
+        us = dial()
+        us.remove("a") if work == "remove" else us.replace("a", "b")
+        timer.join()
+        assert [entry.name for entry in us.list()] == ([] if work == "remove" else ["b"])
+
+    @pytest.mark.parametrize("how", ["write", "create"])
+    def test_a_file_that_takes_the_name_of_a_removed_one_stays_when_a_reader_of_that_closes_it(
+        self, dial: Dial, own_server: Samba, how: str
+    ) -> None:
+        reader, us = dial(), dial()
+        name = "n" * 240  # with an ending it would be too long
+        us.make("f")
+        us.create(f"f/{name}", b"old")
+        with reader.open(f"f/{name}") as file:
+            us.remove(f"f/{name}")
+            assert us.find(f"f/{name}") is None
+            us.write(f"f/{name}", b"new") if how == "write" else us.create(f"f/{name}", b"new")
+            assert file.read() == b"old"
+        reader.list()  # the server has seen the end of the reading
+        assert us.read(f"f/{name}") == b"new"
+        assert [path.name for path in (own_server.folder("physics") / "f").iterdir()] == [name]
+
+    def test_a_file_that_cannot_be_removed_keeps_its_name(self, dial: Dial, own_server: Samba) -> None:
+        reader, us = dial(), dial()
+        us.write("a", b"log")
+        link = us._links.get()
+        handle = messages.opened(link.call(messages.open_file("a", messages.WRITE_ATTRIBUTES))).handle
+        read_only = struct.pack("<QQQQII", 0, 0, 0, 0, 1, 0)
+        link.call(messages._set(messages.FILE_BASIC_INFORMATION, read_only, handle))
+        link.call(messages.close(handle))
+        with reader.open("a"), bounded(StorageError, "Could not remove"):
+            us.remove("a")
+        assert [path.name for path in own_server.folder("physics").iterdir()] == ["a"]
+
+    def test_a_folder_that_somebody_looks_at_is_removed(self, dial: Dial, own_server: Samba) -> None:
+        other, us = dial(), dial()
+        us.make("f")
+        link = other._links.get()
+        handle = messages.opened(link.call(messages.open_file("f", messages.LIST_FOLDER, options=messages.A_FOLDER))).handle
+        us.remove("f")
+        link.call(messages.close(handle))
+        assert list(own_server.folder("physics").iterdir()) == []
 
     def test_reading_never_locks_the_writer_out(self, dial: Dial, own_server: Samba) -> None:
         """The linac may write, replace and remove its backup while we read it."""

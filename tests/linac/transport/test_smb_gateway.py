@@ -130,6 +130,22 @@ def test_in_mid_transfer(trouble: Any, behind: Callable[[], SmbFolder], big: Pat
     assert folder.read("b.zip") == big.read_bytes()
 
 
+def test_a_server_that_a_gateway_does_not_reach_is_not_told_as_a_gateway_that_failed(
+    gate: "SshServer", own_server: Samba
+) -> None:
+    gateway = Gateway(gate.host, gate.port, gate.user, gate.host_key, key=gate.key_file, timeout=8)
+    unc = own_server.unc("physics")
+    with connect(unc, own_server.credentials, port=own_server.port, gateway=gateway, timeout=4) as folder:
+        folder.check()
+        own_server.kill()
+        with pytest.raises(AwayError):
+            folder.list()  # the connection breaks off
+        for _ in range(2):
+            with pytest.raises(AwayError, match="works, but could not reach") as caught:
+                folder.list()
+            assert "failed" not in str(caught.value)
+
+
 def test_a_gateway_that_stays_away_is_told_the_same_at_each_try(behind: Callable[[], SmbFolder], gate: "SshServer") -> None:
     folder = behind()
     folder.write("a", b"1")

@@ -17,6 +17,7 @@ import pytest
 
 from linac.errors import LinacError, SetupError, StorageError
 from linac.transport import ssh, ssh_errors, ssh_link
+from linac.transport.__main__ import main
 from linac.transport.ssh import Gateway
 
 if TYPE_CHECKING:
@@ -213,6 +214,22 @@ class TestLogin:
 
 
 class TestHostKey:
+    def test_a_kind_that_the_gateway_has_none_of_is_said_beside_the_key_that_it_shows(
+        self, ssh_server: "SshServer", capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        arguments = ["key", ssh_server.host, "--port", str(ssh_server.port)]
+        assert main(arguments) == 0
+        assert "no host key of type" not in capsys.readouterr().out
+        assert main([*arguments, "--type", "ssh-rsa"]) == 0
+        told = capsys.readouterr().out
+        assert "no host key of type ssh-rsa" in told
+        assert ssh_server.host_key in told
+
+    @pytest.mark.parametrize("host", ["127.0.0.1:15022", "tunnel@127.0.0.1"])
+    def test_a_port_or_a_user_in_the_host_is_told_where_it_belongs(self, host: str, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["key", host]) == 1
+        assert "Give the name or address alone" in capsys.readouterr().err
+
     def test_a_changed_host_key_is_refused_with_both_fingerprints_before_anything_is_sent(
         self, own_server: Callable[..., "SshServer"]
     ) -> None:
@@ -226,6 +243,7 @@ class TestHostKey:
         assert before.fingerprint in text
         assert now.fingerprint in text
         assert "installed anew" in text
+        assert f"linac.transport key {server.host} --port {server.port}`" in text
         assert "Accepted publickey" not in server.log
         assert "userauth" not in server.log
 
