@@ -6,7 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import NamedTuple
@@ -28,6 +28,7 @@ from tasks.trf import (
     MAX_LOG_BYTES,
     RETRIES,
     RETRY_SECONDS,
+    Problem,
     add_backup,
     in_words,
     nameless,
@@ -41,7 +42,9 @@ _BLOCK_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 BATCH_BYTES = 256 << 20
 BATCH_FILES = 500
-"""A task is to take seconds to minutes: long beside its own cost, short enough to be cancelled and to show progress."""
+BATCHES_PER_CORE = 4
+"""A task is to take seconds to minutes: long beside its own cost, short enough to be cancelled and to show progress. A small
+backlog comes in smaller batches, so that it, too, keeps all cores busy and says how far it is."""
 
 MAX_PROCESSES = 61
 """Windows can wait for no more at once, and Python refuses more there."""
@@ -74,11 +77,10 @@ class Todo:
 
 def look(folder: Folder, serial: str, records: Share) -> Todo:
     """What there is to do in a folder: every zip that the index has not taken in, and every loose log, in batches."""
-    made: list[Batch] = []
     files: list[tuple[str, Entry]] = []
     damaged: list[DamagedBackup] = []
     refused: list[str] = []
-    size = known = 0
+    known = 0
     with present_records(records) as share:
         index = Index(share)
         for where, entries in _walk(folder, refused):
@@ -88,13 +90,24 @@ def look(folder: Folder, serial: str, records: Share) -> Todo:
             if len(new) < len(zips):
                 known += len(zips) - len(new)
                 damaged += still_damaged(index, serial, zips)
-            for entry in [*new, *logs]:
-                if files and (size + entry.size > BATCH_BYTES or len(files) >= BATCH_FILES):
-                    made.append(Batch(tuple(files), size))
-                    files, size = [], 0
-                files.append((f"{where}{entry.name}", entry))
-                size += entry.size
-    return Todo([*made, Batch(tuple(files), size)] if files else made, known, damaged, refused)
+            files += [(f"{where}{entry.name}", entry) for entry in [*new, *logs]]
+    return Todo(list(_batches(files)), known, damaged, refused)
+
+
+def _batches(files: list[tuple[str, Entry]]) -> Iterator[Batch]:
+    wanted = BATCHES_PER_CORE * (os.cpu_count() or 1)
+    max_bytes = min(BATCH_BYTES, sum(entry.size for _, entry in files) // wanted)
+    max_files = min(BATCH_FILES, max(len(files) // wanted, 1))
+    batch: list[tuple[str, Entry]] = []
+    size = 0
+    for name, entry in files:
+        if batch and (size + entry.size > max_bytes or len(batch) >= max_files):
+            yield Batch(tuple(batch), size)
+            batch, size = [], 0
+        batch.append((name, entry))
+        size += entry.size
+    if batch:
+        yield Batch(tuple(batch), size)
 
 
 def _walk(folder: Folder, refused: list[str], where: str = "") -> Iterator[tuple[str, list[Entry]]]:
@@ -130,8 +143,25 @@ class Done(NamedTuple):
     retry_condition_fn=worth_another_try,
 )
 def index_batch(pool: Executor, number: int, serial: str, records: Share, source: Share, batch: Batch) -> list[BackupResult]:
-    """Take one batch in, in a process of the pool. Running it again does no harm."""
-    return pool.submit(take_in, number, serial, records, source, batch).result()
+    """Take one batch in, in a process of the pool. Running it again does no harm. Raises `PoolEndedError` without a pool."""
+    try:
+        done = pool.submit(take_in, number, serial, records, source, batch)
+    except RuntimeError as error:  # it is shut down, or broken
+        raise PoolEndedError(_ENDED) from error
+    try:
+        return done.result()
+    except (BrokenExecutor, CancelledError) as error:
+        raise PoolEndedError(_ENDED) from error
+
+
+class PoolEndedError(LinacError):
+    """The processes that take batches in are gone, so no batch of this run is taken in any more."""
+
+
+_ENDED = (
+    "The processes that take the backlog in have ended: the run was cancelled, or the computer ran out of memory. Run it again "
+    "to continue; what is indexed stays."
+)
 
 
 def end_with_the_run() -> None:
@@ -154,7 +184,7 @@ def take_in(number: int, serial: str, records: Share, source: Share, batch: Batc
     """
     results = []
     failed: list[tuple[Entry, LinacError]] = []
-    problems: list[str] = []
+    problems: list[Problem] = []
     loose = [(name, entry.size) for name, entry in batch.files if name.lower().endswith(".trf")]
     with source.connect() as folder, present_records(records) as share:
         index = Index(share)
@@ -184,11 +214,13 @@ def take_in(number: int, serial: str, records: Share, source: Share, batch: Batc
     return results + [BackupResult(serial, shown(entry), problem=str(error)) for entry, error in failed]
 
 
-def _loose_logs(folder: Folder, logs: list[tuple[str, int]], problems: list[str]) -> Iterator[Log]:
+def _loose_logs(folder: Folder, logs: list[tuple[str, int]], problems: list[Problem]) -> Iterator[Log]:
     """One that cannot be read is a problem of its own. That the share is away is raised: the batch is tried again."""
     small = [name for name, size in logs if size <= MAX_LOG_BYTES]
     problems += [
-        f"A log of {size >> 20} MB is larger than any delivery. Look at it by hand." for _, size in logs if size > MAX_LOG_BYTES
+        Problem("A log was not read: it would be most of an hour of rows, or more. Look at it by hand.", f"{size:,} bytes")
+        for _, size in logs
+        if size > MAX_LOG_BYTES
     ]
     for name, data in folder.read_many(small):
         if isinstance(data, bytes):
@@ -198,7 +230,7 @@ def _loose_logs(folder: Folder, logs: list[tuple[str, int]], problems: list[str]
             with nameless(name):
                 raise data
         except LinacError as error:
-            problems.append(str(error))
+            problems.append(Problem(str(error)))
 
 
 def share_of(linac: Linac, source: str) -> Share:
@@ -244,7 +276,11 @@ def index_backlog(linac: Linac, source: str) -> Done:
         raise SetupError(f"{source} holds no zip and no TRF file. Give the folder that holds them, or one above it.")
     total = sum(len(batch.files) for batch in todo.batches)
     log.info(
-        "%s files, %.0f MB, in %s batches; %s zips are taken in already.", total, todo.size / 1e6, len(todo.batches), todo.known
+        "%s, %.0f MB, in %s; %s taken in already.",
+        _count(total, "file"),
+        todo.size / 1e6,
+        _count(len(todo.batches), "batch"),
+        _count(todo.known, "zip"),
     )
     shown_as = Progress(linac.serial, todo)
     results: list[BackupResult] = []
@@ -261,12 +297,22 @@ def index_backlog(linac: Linac, source: str) -> Done:
             number, batch = futures[future]
             try:
                 results += future.result()
+            except PoolEndedError:
+                raise
             except LinacError as error:
                 failures.append((f"Batch {number} of the backlog", str(error)))
             log.info(shown_as.done(batch))
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # a cancelled run does not wait for the batches that it began
     return Done(results, failures, todo.damaged)
+
+
+def _count(number: int, what: str) -> str:
+    """
+    >>> _count(1, "batch"), _count(2, "batch"), _count(0, "zip")
+    ('1 batch', '2 batches', '0 zips')
+    """
+    return f"{number} {what}{'' if number == 1 else 'es' if what.endswith('ch') else 's'}"
 
 
 class Progress:
@@ -284,8 +330,7 @@ class Progress:
         self._bytes, self._count = self._bytes + batch.size, self._count + 1
         left = (time.monotonic() - self._began) / max(self._bytes, 1) * (self._todo.size - self._bytes)
         percent = 100 * self._bytes / max(self._todo.size, 1)
-        text = (
-            f"{self._count} of {len(self._todo.batches)} batches, {percent:.0f} %, about {timedelta(seconds=round(left))} left."
-        )
+        batches = _count(len(self._todo.batches), "batch")
+        text = f"{self._count} of {batches}, {percent:.0f} %, about {timedelta(seconds=round(left))} left."
         update_progress_artifact(self._artifact, percent, description=f"Backlog of linac {self._serial}: {text}")
         return text

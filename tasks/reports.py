@@ -8,6 +8,9 @@ from prefect.artifacts import create_markdown_artifact
 
 from linac.transport import Entry
 
+MOST_LINES = 20
+"""After an update of a linac's software thousands of logs can be set aside for one reason."""
+
 
 @dataclass(frozen=True)
 class BackupResult:
@@ -60,6 +63,15 @@ def table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     )
 
 
+def first(lines: Sequence[str], most: int = MOST_LINES) -> list[str]:
+    """The first of many lines, and how many more there are.
+
+    >>> first(["a", "b", "c", "d"], most=2)
+    ['a', 'b', 'and 2 more like these']
+    """
+    return [*lines[:most], *([f"and {len(lines) - most} more like these"] if len(lines) > most else [])]
+
+
 def report_index(
     results: Sequence[BackupResult],
     failures: Sequence[tuple[str, str]],
@@ -89,7 +101,10 @@ def report_index(
         ]
         text += ["## Backups", table(columns, lines)]
     if aside:
-        text += ["## Set aside in TRF/quarantine, where each lies under its hash", "\n".join(f"- {reason}" for reason in aside)]
+        text += [
+            "## Set aside in TRF/quarantine, where each lies under its hash",
+            "\n".join(f"- {line}" for line in first(aside)),
+        ]
     if doubts := [*dict.fromkeys(result.doubt for result in results if result.doubt)]:
         text += ["## Whose logs are these?", "\n".join(f"- {doubt}" for doubt in doubts)]
     if again:

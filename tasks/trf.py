@@ -5,7 +5,6 @@ import hashlib
 import re
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ from linac.index.backups import Damaged
 from linac.transport import Entry, Folder
 from linac.transport.records import require, sweep
 from linac.trf.backup import check_zip, read_trfs
-from tasks.reports import BackupResult, DamagedBackup
+from tasks.reports import BackupResult, DamagedBackup, first
 
 BACKUPS = "SDD+*.zip"
 """Names of the NSS's diagnostic backups (facts-trf.md)."""
@@ -106,7 +105,7 @@ def index_backup(linac: Linac, entry: Entry) -> BackupResult:
         result.duplicates,
         len(result.aside),
     )
-    for reason in result.aside:
+    for reason in first(result.aside):
         log.warning("Set aside in TRF/quarantine: %s", reason)
     if result.problem:
         log.error("%s: %s", entry.name, result.problem)
@@ -129,7 +128,7 @@ def add_backup(index: Index, serial: str, folder: Folder, name: str, entry: Entr
 
     `spool`: where what has arrived outlasts a broken fetch, so that the next goes on from there; without one it does not.
     """
-    problems: list[str] = []
+    problems: list[Problem] = []
     with _arriving(spool) as here:
         local = here / f"{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:16]}.zip"  # names can be patients'
         with nameless() if shown(entry) == entry.name else nameless(name):
@@ -153,13 +152,34 @@ def add_backup(index: Index, serial: str, folder: Folder, name: str, entry: Entr
     )
 
 
-def in_words(problems: Iterable[str]) -> str:
+MOST_PLACES = 5
+"""As many are named of the places that have the same problem."""
+
+
+class Problem(NamedTuple):
+    """What is wrong with a log, and where it stands: its name may be a patient's and is not told."""
+
+    text: str
+    where: str = ""
+
+
+def in_words(problems: Iterable[Problem]) -> str:
     """Problems in one line, each once: a backup may hold the same one a thousand times.
 
-    >>> in_words(["A TRF is cut short.", "A TRF is cut short.", "A TRF is encrypted."])
-    'A TRF is cut short. (2 times.) A TRF is encrypted.'
+    >>> in_words([Problem("One is cut short.", "no. 3"), Problem("It is no zip."), Problem("One is cut short.", "no. 7")])
+    'One is cut short. (2 times: no. 3; no. 7.) It is no zip.'
     """
-    return " ".join(text if count == 1 else f"{text} ({count} times.)" for text, count in Counter(problems).items())
+    places: dict[str, list[str]] = {}
+    for problem in problems:
+        places.setdefault(problem.text, []).append(problem.where)
+    return " ".join(text + _places(where) for text, where in places.items())
+
+
+def _places(where: list[str]) -> str:
+    named = "; ".join([place for place in where if place][:MOST_PLACES] + (["..."] if len(where) > MOST_PLACES else []))
+    if len(where) == 1:
+        return f" ({named}.)" if named else ""
+    return f" ({len(where)} times{': ' * bool(named)}{named}.)".replace("....)", "...)")
 
 
 def _fetch(folder: Folder, name: str, local: Path) -> None:
@@ -200,16 +220,16 @@ def _sweep(here: Path) -> None:
                 path.unlink()
 
 
-def _logs(local: Path, backup: str, problems: list[str]) -> Iterator[Log]:
+def _logs(local: Path, backup: str, problems: list[Problem]) -> Iterator[Log]:
     """The logs of a zip one after the other; what is wrong with the zip or a member goes to `problems`, the rest goes on."""
     try:
         for member in read_trfs(local, max_bytes=MAX_LOG_BYTES):
             if member.data is None:
-                problems.append(str(member.error))
+                problems.append(Problem(str(member.error), member.where))
             else:
                 yield Log(name=member.name, data=member.data, source=backup)
     except BackupError as error:
-        problems.append(str(error))
+        problems.append(Problem(str(error)))
 
 
 @task(name="note a damaged backup", cache_policy=NO_CACHE, retries=RETRIES, retry_delay_seconds=RETRY_SECONDS)

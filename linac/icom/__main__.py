@@ -15,6 +15,7 @@ try:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from linac.console import printing
     from linac.errors import LinacError
     from linac.icom import show
 except KeyboardInterrupt:  # during the imports: nothing has begun
@@ -62,6 +63,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
+        if arguments[:1] == ["show"]:
+            return printing(lambda: int(chosen.run(chosen) or 0))
         return int(chosen.run(chosen) or 0)
     except LinacError as error:
         print(error, file=sys.stderr)

@@ -28,6 +28,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 from linac import ENDED
+from linac.console import printable, printing
 from linac.errors import BackupError, LinacError, SetupError, StorageError
 from linac.index import Added, Index, Log
 from linac.index.export import export_pymedphys
@@ -40,6 +41,9 @@ from linac.trf.backup import MAX_TRF_BYTES, read_trfs
 SHOWN = ("start_local", "linac", "field_label", "field_name", "delivered_mu", "beam_on_s", "end_state", "rows", "sha256")
 """The columns that `find` prints."""
 
+MAX_SHOWN = 40
+"""Letters of a field's name that `find` shows in its table; `--csv` has all of them."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; the exit code."""
@@ -47,6 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with contextlib.suppress(AttributeError):  # a console that lacks a letter shows another, rather than failing
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     options = _parser().parse_args(arguments)
+    return printing(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> int:
     if options.action is None:
         return _columns()
     try:
@@ -157,6 +165,8 @@ class _Sources:
         self.failed = False
         self.skipped = 0
         self.now = ""
+        self.under_way = Added()
+        self.before = 0
 
     def say(self, text: str) -> None:
         print(text, file=sys.stderr)
@@ -169,7 +179,7 @@ class _Sources:
                 if member.data is not None:
                     yield Log(member.name, member.data, path.name)
                 else:
-                    self.say(f"{path.name}: {member.error}")
+                    self.say(f"{path.name}: {member.error} ({member.where}: {printable(member.name)})")
         except (BackupError, StorageError) as error:
             self.say(f"{path.name}: {error}")
 
@@ -179,11 +189,16 @@ class _Sources:
             self.now = path.name
             try:
                 if path.stat().st_size > MAX_TRF_BYTES:
-                    self.say(f"{path} is larger than {MAX_TRF_BYTES >> 20} MB, which no delivery is. Look at it by hand.")
+                    self.say(f"{path} is larger than {MAX_TRF_BYTES >> 20} MB and was not read: look at it by hand.")
                     continue
                 yield Log(path.name, path.read_bytes(), str(path.parent))
             except OSError as error:
                 self.say(f"{path}: {error.strerror or error}. Check the path and the right to read it.")
+
+    @property
+    def indexed(self) -> int:
+        """Logs indexed so far, also where what adds them has failed since."""
+        return self.before + self.under_way.indexed
 
     def add_all(self, names: Sequence[str]) -> Added:
         """Bring everything in: backup by backup, so that each is noted as taken in, then single logs together."""
@@ -191,7 +206,8 @@ class _Sources:
         total = Added()
 
         def show(added: Added) -> None:
-            count = total.indexed + added.indexed
+            self.before, self.under_way = total.indexed, added
+            count = self.indexed
             progress(f"{self.now}: {count} indexed, {total.duplicates + added.duplicates} known")
 
         zips: list[Path] = []
@@ -230,6 +246,8 @@ class _Sources:
                 if path.is_dir():
                     inside = sorted(path.rglob("*"))
                     yield from (item for item in inside if item.suffix.lower() in (".zip", ".trf") and item.is_file())
+                elif path.exists() and not path.is_file():
+                    self.say(f"{path} is no file but a device or a pipe. Give a zip, a .trf file or a folder.")
                 else:
                     yield path
 
@@ -250,12 +268,18 @@ def _sum(one: Added, other: Added) -> Added:
         one.files + [name for name in other.files if name not in one.files],
         len(before),
         [*dict.fromkeys([*one.called, *other.called])],
+        {
+            serial: one.elsewhere.get(serial, 0) + other.elsewhere.get(serial, 0)
+            for serial in {**one.elsewhere, **other.elsewhere}
+        },
     )
 
 
 def _say(added: Added, seconds: float) -> None:
     print(f"{added.indexed} logs indexed ({added.rows} rows, {added.bytes / 1e6:.1f} MB in {seconds:.1f} s)")
     print(f"{added.duplicates} known before, {len(added.quarantined)} in quarantine, {added.released} left it")
+    for serial, count in added.elsewhere.items():
+        print(f"of the known ones, {count} are filed under {serial}")
     if added.recovered:
         print(f"{added.recovered} deliveries of an interrupted run brought to their end")
     for name, reason in added.quarantined:
@@ -265,10 +289,14 @@ def _say(added: Added, seconds: float) -> None:
 def _add(index: Index, options: argparse.Namespace) -> int:
     begin = time.monotonic()
     sources = _Sources(index, options.machine, options.again)
-    added = sources.add_all(options.sources)
+    try:
+        added = sources.add_all(options.sources)
+    except LinacError:
+        print(f"{sources.indexed} logs were indexed before it stopped. Run it again to go on.", file=sys.stderr)
+        raise
     _say(added, time.monotonic() - begin)
-    if added.called:
-        print(added.doubt(options.machine), file=sys.stderr)
+    if doubt := added.doubt(options.machine):
+        print(doubt, file=sys.stderr)
     if sources.skipped:
         print(f"{sources.skipped} backups were taken in before (--again reads them again)")
     return 1 if sources.failed or added.quarantined else 0
@@ -286,7 +314,10 @@ def _find(index: Index, options: argparse.Namespace) -> int:
     if options.csv:
         print(frame.to_csv(index=False, lineterminator="\n"), end="")
     elif len(frame):
-        print(frame[list(SHOWN)].to_string(index=False))
+        shown = frame[list(SHOWN)].copy()
+        for name in ("field_label", "field_name"):  # the longest makes the width of all
+            shown[name] = [text if text is None else printable(text, MAX_SHOWN) for text in shown[name]]
+        print(shown.to_string(index=False))
     else:
         print("No such delivery.", file=sys.stderr)
     return 0 if len(frame) else 1
@@ -306,7 +337,7 @@ def _verify(index: Index, options: argparse.Namespace) -> int:
     print(f"{report.quarantined} logs in quarantine")
     for problem in report.problems:
         print(problem, file=sys.stderr)
-    print("All is well." if report.ok else f"{len(report.problems)} problems.")
+    print("All is well." if report.ok else f"{len(report.problems)} problem{'s' * (len(report.problems) != 1)}.")
     return 0 if report.ok else 1
 
 

@@ -44,7 +44,8 @@ class Added:
     read (name and reason of each distinct one), `quarantined_before` of them were set aside already by an earlier call;
     `released` left the quarantine; `recovered` deliveries were left half-done by a crashed run. `files` are the Parquet files
     written, below the records root. `called` are names that new logs give their machine, other than the serial and than what the
-    linac's latest logs in the index say: the site's name for it, or another linac.
+    linac's latest logs in the index say: the site's name for it, or another linac. `elsewhere` says how many of the duplicates
+    are filed under which other serial.
     """
 
     indexed: int = 0
@@ -57,6 +58,7 @@ class Added:
     files: list[str] = field(default_factory=list)
     quarantined_before: int = 0
     called: list[str] = field(default_factory=list)
+    elsewhere: dict[str, int] = field(default_factory=dict)
 
     @property
     def newly_quarantined(self) -> list[tuple[str, str]]:
@@ -65,6 +67,19 @@ class Added:
 
     def doubt(self, serial: str) -> str:
         """What to look at if these logs may be of another linac; nothing if they say what they are expected to."""
+        return " ".join(filter(None, [self._called_otherwise(serial), self._filed_elsewhere(serial)]))
+
+    def _filed_elsewhere(self, serial: str) -> str:
+        if not self.elsewhere:
+            return ""
+        others = " and ".join(sorted(self.elsewhere))
+        return (
+            f"Logs that came as ones of {serial} are filed under {others} already, and stay there. If they are {serial}'s: move "
+            f"the deliveries, samples and raw logs of {others} of their months away, run compact, and add each linac's logs "
+            "again under its own serial."
+        )
+
+    def _called_otherwise(self, serial: str) -> str:
         if not self.called:
             return ""
         return (
@@ -139,6 +154,8 @@ class Adding:
         if sha256 in self._batch or sha256 in self._known[month]:
             self.added.duplicates += 1
             if sha256 not in self._batch:
+                if (other := self._known[month][sha256]) != self._serial:
+                    self.added.elsewhere[other] = self.added.elsewhere.get(other, 0) + 1
                 self._release(log.name, sha256, log.data)
             return
         if read.header.machine not in self._expected and (reason := self._foreign(read.header.machine)):

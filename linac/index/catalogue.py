@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from linac.errors import DamagedError
 from linac.index import names
+from linac.index.ahead import ParquetFile
 from linac.index.schema import KIND_KEY, TEXT, VERSION, VERSION_KEY, check
 
 SCHEMA = pa.schema(
@@ -74,9 +75,9 @@ def decode(source: bytes | IO[bytes], name: str, columns: list[str] | None = Non
     Raises `DamagedError` for what is none, `SetupError` for one of newer software.
     """
     try:
-        file = pq.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source, pre_buffer=True)
+        file = ParquetFile(source)
         check(file.metadata.metadata, "catalogue", name)
-        return file.read(columns=columns, use_threads=False)
+        return file.read_all(columns)
     except (pa.ArrowException, OSError) as error:
         raise DamagedError(
             f"{name} cannot be read ({type(error).__name__}). Remove it, then run compact: it is made again."

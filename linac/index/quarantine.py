@@ -58,6 +58,16 @@ def listed(folder: Folder, serial: str) -> list[Quarantined]:
     ]
 
 
+def others(folder: Folder, serial: str) -> tuple[list[str], list[str]]:
+    """What lies among the logs set aside for a linac and is none: reasons whose log is gone, and what is somebody else's."""
+    where = f"{names.QUARANTINE}/{serial}"
+    entries = folder.list(f"{where}/*")
+    logs = {entry.name for entry in entries if not entry.is_folder and _NAME.fullmatch(entry.name)}
+    left = [entry.name for entry in entries if entry.name not in logs and entry.name.removesuffix(REASON) not in logs]
+    alone = [name for name in left if name.endswith(REASON) and _NAME.fullmatch(name.removesuffix(REASON))]
+    return [f"{where}/{name}" for name in alone], [f"{where}/{name}" for name in left if name not in alone]
+
+
 def reason_of(folder: Folder, item: Quarantined) -> tuple[str, str]:
     """Why a log was set aside, and where it came from."""
     if not item.is_whole:

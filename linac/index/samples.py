@@ -14,9 +14,9 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from linac.errors import DamagedError
+from linac.index.ahead import ParquetFile
 from linac.index.parquet import NULL, Group, Layout, Values, distinct, join, write_chunk
 from linac.index.schema import AXES, BANKS, SAMPLES_SCHEMA, check, upgrade
 from linac.trf.item_parts import NO_VALUE, ItemPart, Part, columns, label
@@ -205,8 +205,7 @@ class SamplesFile:
     def __init__(self, source: IO[bytes] | bytes, name: str, *, check_pages: bool = False) -> None:
         self.name = name
         try:
-            stream = pa.BufferReader(source) if isinstance(source, bytes) else source
-            self._file = pq.ParquetFile(stream, pre_buffer=True, page_checksum_verification=check_pages)
+            self._file = ParquetFile(source, check_pages=check_pages)
             self.metadata = self._file.metadata
             self.version = check(self.metadata.metadata, "samples", name)
         except (pa.ArrowException, OSError) as error:
@@ -233,7 +232,7 @@ class SamplesFile:
     def read(self, row_group: int, names: list[str] | None = None) -> Any:
         """One delivery as an Arrow table, as this version of the schema has it; only the columns `names`, if given."""
         try:
-            table = self._file.read_row_group(row_group, columns=names)
+            table = self._file.read(row_group, names)
         except (pa.ArrowException, OSError) as error:
             raise _damaged(self.name, error) from error
         return table if names is not None else upgrade(table, "samples", self.version, self.name)

@@ -68,6 +68,7 @@ class Upkeep(Writer):
                         renewed.append(name)
         packed = self.repack(None, everything=True) if smaller else Repacked()
         with self._lease() as lease:
+            self._folder.sweep(names.PENDING, older_seconds=0)  # nobody else writes there now
             return Compacted(recovered, renewed, self._renew_catalogue(lease), packed.files, packed.saved_bytes)
 
     def repack(

@@ -180,7 +180,10 @@ class _Verifying:
         for name in _walk(self._folder, names.RAW, 3):
             if name not in self._raw_files:
                 machine = name.split("/")[2]
-                again = f"Add it again: python -m linac.index add <records root> --machine {machine} <this file>"
+                again = (
+                    "If the run that brought it was interrupted, or the disk was full, do that again; or add it alone: python -m "
+                    f"linac.index add <records root> --machine {machine} <this file>"
+                )
                 known = self._rows_alone and hashlib.sha256(self._folder.read(name)).hexdigest() in self._rows_alone
                 self._wrong(f"{name} is not in the index{', its rows are' if known else ''}. {_ANEW if known else again}")
 
@@ -204,6 +207,14 @@ class _Verifying:
 
     def _aside(self) -> None:
         for entry in self._folder.list(f"{names.QUARANTINE}/*"):
+            if not entry.is_folder:
+                self._wrong(f"{names.QUARANTINE}/{entry.name} is not of the index. Move it away.")
+                continue
+            alone, foreign = quarantine.others(self._folder, entry.name)
+            for name in alone:
+                self._wrong(f"{name} says why a log was set aside that is not there any more. Remove it as well.")
+            for name in foreign:
+                self._wrong(f"{name} is not of the index. Move it away, or add it if it is a log.")
             for item in quarantine.listed(self._folder, entry.name):
                 self.report.quarantined += 1
                 if not item.is_whole:

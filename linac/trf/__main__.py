@@ -11,6 +11,7 @@ the rest goes on; the exit code is then 1.
 
 import argparse
 import contextlib
+import errno
 import glob
 import os
 import sys
@@ -18,6 +19,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from linac.console import printable, printing
 from linac.errors import LinacError, SetupError, StorageError
 from linac.trf import Trf, read
 from linac.trf.export import csv_lines
@@ -30,10 +32,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with contextlib.suppress(AttributeError):  # a console that lacks a letter shows another, rather than failing
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     options = _parser().parse_args(arguments)
+    return printing(lambda: _each(options))
+
+
+def _each(options: argparse.Namespace) -> int:
+    options.written = set()
     failed = False
     for path in _expand(options.files):
         try:
-            options.action(path, read(path), options)
+            options.action(path, read(_regular(path)), options)
         except LinacError as error:
             print(error, file=sys.stderr)
             failed = True
@@ -66,6 +73,15 @@ def _expand(names: Sequence[str]) -> Iterator[Path]:
         yield from map(Path, found or [name])
 
 
+def _regular(path: Path) -> Path:
+    """The path, unless what is there has no end, or none of its own, such as a pipe or a device."""
+    if path.is_dir():
+        raise SetupError(f"{path} is a folder. Give the logs in it: {path / '*.trf'}")
+    if path.exists() and not path.is_file():
+        raise SetupError(f"{path} is no file but a device or a pipe. Give a .trf file.")
+    return path
+
+
 def _csv(path: Path, trf: Trf, options: argparse.Namespace) -> None:
     def write(part: Path) -> None:
         with part.open("w", encoding="utf-8", newline="") as file:
@@ -85,6 +101,8 @@ def _write(path: Path, suffix: str, options: argparse.Namespace, write: Callable
     target = (options.out or path.parent) / (path.stem + suffix)
     if target.exists() and (not options.force or target.samefile(path)):
         raise SetupError(f"{target} is there already and was left as it is. Give --force to replace it.")
+    if target.exists() and _identity(target) in options.written:
+        raise SetupError(f"{path} was left out: {target} was just made of another log of that name. Give --out another folder.")
     part = target.with_name(f"{target.name}.part-{uuid.uuid4().hex[:8]}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -92,15 +110,24 @@ def _write(path: Path, suffix: str, options: argparse.Namespace, write: Callable
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(part, target)
+        options.written.add(_identity(target))
     except OSError as error:
         why = error.strerror or str(error)
-        raise StorageError(
-            f"Could not write {target}: {why}. Check the folder, and that no program has the file open."
-        ) from error
+        full = error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None))
+        advice = (
+            "Make room there, or give --out another folder" if full else "Check the folder, and that no program has the file open"
+        )
+        raise StorageError(f"Could not write {target}: {why}. {advice}.") from error
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
     return target
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Which file it is, however its name is written: `A.csv` is `a.csv` on Windows."""
+    stat = path.stat()
+    return stat.st_dev, stat.st_ino
 
 
 def _show(path: Path, trf: Trf, _options: argparse.Namespace) -> None:
@@ -131,9 +158,11 @@ def summary(name: str, trf: Trf) -> str:
         ("  worst leaf", f"{metrics.worst_leaf or 'none'}, RMS {_number(metrics.worst_leaf_error_rms_mm, 2)} mm"),
         ("rows", _rows(metrics)),
     ]
+    if metrics.prescribed_mu and (metrics.delivered_mu or 0) > 2 * metrics.prescribed_mu:
+        rows.append(("look here", "more than twice the prescribed dose: do the header and the rows belong together?"))
     if header.encoding != "utf-8":
         rows.append(("text", f"read as {header.encoding}, as it is not UTF-8"))
-    return "\n".join([_printable(name), *(f"  {key:<13}{_printable(value)}" for key, value in rows)])
+    return "\n".join([printable(name), *(f"  {key:<13}{printable(value)}" for key, value in rows)])
 
 
 def _dose(metrics: Metrics) -> str:
@@ -168,11 +197,6 @@ def _count(number: int | None, what: str) -> str:
 
 def _number(value: float | None, decimals: int = 1) -> str:
     return "?" if value is None else f"{value:.{decimals}f}"
-
-
-def _printable(text: str) -> str:
-    """Text without anything that a terminal would obey."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 if __name__ == "__main__":

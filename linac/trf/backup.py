@@ -51,11 +51,13 @@ _NO_ZIP = (zipfile.BadZipFile, NotImplementedError, ValueError, IndexError, stru
 
 
 class Member(NamedTuple):
-    """One TRF of a backup: its bytes, or why they could not be had. `name` is as the zip says, with `/` between folders."""
+    """One TRF of a backup: its bytes, or why they could not be had. `name` is as the zip says, with `/` between folders; it may
+    be a patient's. `where` says without a name which one it is that could not be had."""
 
     name: str
     data: bytes | None
     error: BackupError | None = None
+    where: str = ""
 
 
 def read_trfs(source: str | os.PathLike[str] | IO[bytes], *, max_bytes: int = MAX_TRF_BYTES) -> Iterator[Member]:
@@ -142,11 +144,14 @@ def _members(file: IO[bytes], max_bytes: int) -> Iterator[Member]:
         yield from _one_by_one(file, max_bytes, listed or 0)
         return
     with archive:
-        for info in archive.infolist():
+        for number, info in enumerate(archive.infolist(), start=1):
             if _is_trf(info.filename):
-                yield _read(archive, file, info, max_bytes)
+                member = _read(archive, file, info, max_bytes)
             elif _is_zip(info.filename) and _holds_logs(archive, info):
-                yield _failed(_clean(info.filename), _ZIP_WITHIN)
+                member = _failed(_clean(info.filename), _ZIP_WITHIN)
+            else:
+                continue
+            yield member if member.error is None else member._replace(where=f"no. {number} in the zip, {info.file_size:,} bytes")
 
 
 def _holds_logs(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bool:
@@ -219,7 +224,10 @@ _ZIP_WITHIN = (
 
 
 def _too_large(max_bytes: int) -> str:
-    return f"A TRF in the backup is larger than {max_bytes >> 20} MB, which no delivery is. Look at it by hand."
+    return (
+        f"A TRF in the backup is larger than {max_bytes >> 20} MB and was not read: it would be most of an hour of rows, or "
+        "more. Look at it by hand."
+    )
 
 
 def _unknown_method(method: int) -> str:
@@ -321,7 +329,7 @@ def _walk(file: IO[bytes], max_bytes: int) -> Iterator[Member]:
             at = _find_local(file, at + len(_LOCAL))  # its size is not trusted: a wrong one would skip all the rest
         else:
             member, end = _unpack(file, local, max_bytes)
-            yield member
+            yield member if member.error is None else member._replace(where=f"at byte {at:,} of the zip")
             at = _find_local(file, end)
 
 

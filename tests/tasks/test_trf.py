@@ -7,8 +7,11 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -20,7 +23,8 @@ from linac.transport import Entry, LocalFolder, connect
 from linac.transport.records import MARK, mark
 from linac.transport.settling import SETTLING
 from linac.trf.writer import encode
-from tasks import backlog, trf
+from tasks import backlog, reports, trf
+from tasks.reports import BackupResult
 
 NAME = "Geheimnis^Träger"
 """An invented patient's name, where it must not be told."""
@@ -55,6 +59,10 @@ def todo(attic: Path, records: Share) -> backlog.Todo:
         return backlog.look(folder, "4299", records)
 
 
+def together(found: backlog.Todo) -> backlog.Batch:
+    return backlog.Batch(tuple(file for batch in found.batches for file in batch.files), found.size)
+
+
 @pytest.fixture
 def count(records: Share) -> Iterator[Callable[[], int]]:
     with records.connect() as folder:
@@ -65,14 +73,14 @@ def test_a_batch_takes_in_zips_and_loose_logs_and_only_logs_are_looked_at_again(
     attic: Path, records: Share, count: Callable[[], int]
 ) -> None:
     found = todo(attic, records)
-    (batch,) = found.batches
+    batch = together(found)
     assert (len(batch.files), found.known) == (4, 0)
     results = backlog.take_in(1, "4299", records, Share(path=str(attic)), batch)
     assert [(result.indexed, result.problem) for result in results] == [(1, ""), (1, ""), (2, "")]
     assert count() == 4
     again = todo(attic, records)
     assert again.known == 2
-    assert [name.endswith(".trf") for name, _ in again.batches[0].files] == [True, True]
+    assert [name.endswith(".trf") for name, _ in together(again).files] == [True, True]
 
 
 def test_one_zip_that_cannot_be_fetched_does_not_hold_up_the_others(
@@ -86,7 +94,7 @@ def test_one_zip_that_cannot_be_fetched_does_not_hold_up_the_others(
         return really(self, name, local)
 
     monkeypatch.setattr(LocalFolder, "fetch", fetch)
-    (batch,) = todo(attic, records).batches
+    batch = together(todo(attic, records))
     results = backlog.take_in(1, "4299", records, Share(path=str(attic)), batch)
     assert count() == 3
     (failed,) = [result for result in results if result.problem]
@@ -96,7 +104,7 @@ def test_one_zip_that_cannot_be_fetched_does_not_hold_up_the_others(
 
 
 def test_without_the_records_share_nothing_is_done(attic: Path, records: Share) -> None:
-    (batch,) = todo(attic, records).batches
+    batch = together(todo(attic, records))
     Path(records.path, MARK).unlink()
     with pytest.raises(UnreachableError, match="is away"):
         backlog.take_in(1, "4299", records, Share(path=str(attic)), batch)
@@ -108,10 +116,50 @@ def test_a_log_larger_than_any_delivery_is_told_and_not_read(
 ) -> None:
     for module in (trf, backlog):
         monkeypatch.setattr(module, "MAX_LOG_BYTES", len(make_log(1)) - 1)
-    (batch,) = todo(attic, records).batches
+    batch = together(todo(attic, records))
     results = backlog.take_in(1, "4299", records, Share(path=str(attic)), batch)
     assert count() == 0
-    assert all("larger than" in result.problem and "Geheimnis" not in result.problem for result in results)
+    assert all("was not read" in result.problem and "Geheimnis" not in result.problem for result in results)
+    size = f"{len(make_log(1)):,} bytes"
+    assert [size in result.problem for result in results] == [True] * 3, "so that somebody can find it"
+    assert f"(no. 1 in the zip, {size}.)" in results[0].problem
+
+
+def test_a_small_backlog_comes_in_batches_for_all_cores_too(attic: Path, records: Share, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(5, 57):
+        (attic / f"{number}.trf").write_bytes(make_log(number))
+    for cores, batches in ((1, (4, 5)), (4, (16, 20)), (64, (56, 56))):
+        monkeypatch.setattr(backlog.os, "cpu_count", lambda cores=cores: cores)
+        found = todo(attic, records)
+        assert batches[0] <= len(found.batches) <= batches[1]
+        assert len({name for batch in found.batches for name, _ in batch.files}) == 56
+    monkeypatch.setattr(backlog.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(backlog, "BATCH_FILES", 3)
+    assert max(len(batch.files) for batch in todo(attic, records).batches) == 3
+
+
+@pytest.mark.parametrize("ended", [BrokenProcessPool("a process ended abruptly"), CancelledError()])
+def test_a_batch_whose_process_has_ended_says_how_to_go_on(ended: BaseException, attic: Path, records: Share) -> None:
+    class Pool(Executor):
+        def submit(self, *_: object, **__: object) -> Future[Any]:  # type: ignore[override]
+            future: Future[Any] = Future()
+            future.set_exception(ended)
+            return future
+
+    for pool in (Pool(), ThreadPoolExecutor(1)):
+        if isinstance(pool, ThreadPoolExecutor):
+            pool.shutdown()
+        with pytest.raises(backlog.PoolEndedError, match="Run it again to continue"):
+            backlog.index_batch.fn(pool, 1, "4299", records, records, together(todo(attic, records)))
+
+
+def test_logs_that_are_filed_under_another_linac_are_told(attic: Path, records: Share) -> None:
+    batch = together(todo(attic, records))
+    backlog.take_in(1, "2694", records, Share(path=str(attic)), batch)
+    again = together(todo(attic, records))
+    doubts = {result.doubt for result in backlog.take_in(1, "4299", records, Share(path=str(attic)), again) if result.duplicates}
+    (doubt,) = doubts
+    assert doubt.startswith("Logs that came as ones of 4299 are filed under 2694 already, and stay there.")
 
 
 @pytest.mark.parametrize(
@@ -278,8 +326,19 @@ def test_a_problem_that_a_backup_has_a_thousand_times_is_told_once(records: Shar
         (entry,) = folder.list("SDD+*.zip")
         result = trf.add_backup(Index(share), "4299", folder, entry.name, entry)
         assert result.problem.count("A zip within the backup holds TRFs") == 1
-        assert "(1000 times.)" in result.problem
+        assert "(1000 times: no. 1 in the zip, " in result.problem
+        assert len(result.problem) < 600
         assert Index(share).new_backups("4299", [entry]) == [entry], "it is not taken for done"
+
+
+def test_a_report_has_a_few_lines_of_logs_set_aside_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(reports, "create_markdown_artifact", lambda text, **_: written.append(text))
+    aside = [f"log {number:012x} is none" for number in range(3_000)]
+    verdict = reports.report_index([BackupResult("4299", "SDD+1.zip", aside=aside)], [], "trf-index")
+    assert "3000 set aside" in verdict
+    assert written[0].count("- log ") == reports.MOST_LINES
+    assert "- and 2980 more like these" in written[0]
 
 
 RUN = """

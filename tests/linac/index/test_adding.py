@@ -39,6 +39,9 @@ def test_the_same_log_from_another_linacs_backup_is_known(index: Index, logs: li
     index.add("4299", logs[:2])
     added = index.add("2694", [*logs[:2], Log("own.trf", make_log(30, machine="2694"))])
     assert (added.indexed, added.duplicates, added.called) == (1, 2, [])
+    assert added.elsewhere == {"4299": 2}
+    assert "filed under 4299 already" in added.doubt("2694")
+    assert not index.add("4299", logs[:2]).doubt("4299")
     assert index.machines() == ["2694", "4299"]
 
 

@@ -1,6 +1,7 @@
 """The command line: what it prints, and its exit codes."""
 
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -10,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from linac.errors import StorageError
 from linac.index import Index
 from linac.index.__main__ import main
-from linac.transport import Entry, connect
+from linac.transport import Entry, LocalFolder, connect
 
 
 @pytest.fixture
@@ -98,7 +100,7 @@ def test_verify_and_compact_say_how_it_is(sources: Path, root: str, capsys: pyte
     assert "lists 7 deliveries" in capsys.readouterr().out
     assert main(["verify", root]) == 1
     seen = capsys.readouterr()
-    assert "1 problems" in seen.out
+    assert "1 problem." in seen.out
     assert "5.trf" in seen.err
 
 
@@ -199,6 +201,64 @@ def test_logs_that_may_be_another_linacs_are_told(
     (tmp_path / "b.trf").write_bytes(make_log(2, machine="4299"))
     assert main(["add", root, "--machine", "2694", str(tmp_path / "b.trf")]) == 1
     assert "of linac 4299, which this index has" in capsys.readouterr().err
+
+
+def test_logs_that_are_filed_under_another_linac_are_told(sources: Path, root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["add", root, "--machine", "2694", str(sources)]) == 0
+    assert main(["add", root, "--machine", "4299", str(sources)]) == 0
+    seen = capsys.readouterr()
+    assert "of the known ones, 8 are filed under 2694" in seen.out
+    assert "are filed under 2694 already" in seen.err
+
+
+def test_a_field_of_a_very_long_name_does_not_make_all_lines_as_long(
+    root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], make_log: Callable[..., bytes]
+) -> None:
+    for number, field in enumerate(["1-1/AP", "1-1/" + "A" * 250, "1-1/\x1b[2J"]):
+        (tmp_path / f"{number}.trf").write_bytes(make_log(number, field=field))
+    assert main(["add", root, "--machine", "4299", *map(str, tmp_path.glob("*.trf"))]) == 0
+    capsys.readouterr()
+    assert main(["find", root]) == 0
+    out = capsys.readouterr().out
+    assert "AP" in out
+    assert "\x1b" not in out
+    assert max(map(len, out.splitlines())) < 250
+    assert main(["find", root, "--csv"]) == 0
+    assert "A" * 250 in capsys.readouterr().out
+
+
+def test_what_was_indexed_before_a_full_disk_is_said(
+    sources: Path, root: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    really = LocalFolder.write
+
+    def write(self: LocalFolder, name: str, data: bytes) -> None:
+        if name.endswith("/6.trf"):
+            raise StorageError("No space left.")
+        really(self, name, data)
+
+    monkeypatch.setattr(LocalFolder, "write", write)
+    assert main(["add", root, "--machine", "4299", *map(str, [*sorted(sources.glob("*.zip")), sources])]) == 1
+    seen = capsys.readouterr().err
+    assert "No space left." in seen
+    assert "5 logs were indexed before it stopped. Run it again to go on." in seen
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a pipe that lies in a folder is not for Windows")
+def test_a_pipe_among_the_sources_is_not_waited_for(root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "a.trf")
+    assert main(["add", root, "--machine", "4299", str(tmp_path / "a.trf")]) == 1
+    assert "is no file but a device or a pipe" in capsys.readouterr().err
+
+
+def test_a_damaged_log_in_a_zip_is_named(root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        packed.writestr("TCS/1-1_AP.trf", b"x" * 5_000)
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    data[data.index(b"xxx")] ^= 1
+    (tmp_path / "a.zip").write_bytes(data)
+    assert main(["add", root, "--machine", "4299", str(tmp_path / "a.zip")]) == 1
+    assert "(no. 1 in the zip, 5,000 bytes: TCS/1-1_AP.trf)" in capsys.readouterr().err
 
 
 def test_it_runs_as_a_module(sources: Path, root: str, project: Path) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 
 from linac import trf
 from linac.errors import DamagedError, SetupError
+from linac.index import catalogue
 from linac.index.samples import Encoded, SamplesFile, encode
 from linac.index.schema import AXES, BANKS, SAMPLES_SCHEMA
 from linac.index.verify import different
@@ -168,6 +171,45 @@ def test_deliveries_can_be_read_one_by_one_and_columns_too(make_log: Callable[..
     for number, data in enumerate(logs):
         assert different(file.read(number), data) == []
     assert file.read(2, ["row", "gantry_deg"]).column_names == ["row", "gantry_deg"]
+
+
+class Watched(io.BytesIO):
+    """A file on a share: who reads of it, and how often."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.threads: list[int] = []
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.threads.append(threading.get_ident())
+        return super().read(size)
+
+
+def test_a_delivery_is_read_of_an_open_file_in_one_piece_by_the_thread_that_asks(make_log: Callable[..., bytes]) -> None:
+    """A thread of pyarrow that holds the file when the interpreter ends aborts the process."""
+    logs = [make_log(number, rows=200) for number in range(3)]
+    stream = Watched(encode((hashlib.sha256(data).hexdigest(), trf.read(data)) for data in logs))
+    file = SamplesFile(stream, "a.parquet", check_pages=True)
+    opened = len(stream.threads)
+    assert different(file.read(1), logs[1]) == []
+    assert len(stream.threads) == opened + 1
+    assert file.read(2, ["row", "gantry_deg"]).column_names == ["row", "gantry_deg"]
+    assert set(stream.threads) == {threading.get_ident()}
+
+
+def test_the_catalogue_is_read_by_the_thread_that_asks() -> None:
+    entries = pa.table(
+        [
+            pa.array([number.to_bytes(32, "big") for number in range(9000)], pa.binary(32)),
+            *[pa.array(["2026-01"] * 9000).dictionary_encode()] * 4,
+        ],
+        schema=catalogue.SCHEMA,
+    )
+    data = catalogue.encode(entries)
+    stream = Watched(data)
+    assert catalogue.decode(stream, "2026.parquet", ["linac", "month"]).num_rows == 9000
+    assert set(stream.threads) == {threading.get_ident()}
+    assert catalogue.decode(Watched(data), "2026.parquet").equals(catalogue.decode(data, "2026.parquet"))
 
 
 def test_statistics_let_readers_skip_other_deliveries(make_log: Callable[..., bytes], tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`verify` tells the truth: nothing where all is well, and each kind of harm by its name."""
 
 import hashlib
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -209,6 +210,33 @@ def test_a_log_in_quarantine_without_its_reason(sound: Index) -> None:
     assert "has no reason beside it" in problems(sound)
     sound.retry("4299")
     assert sound.verify().ok
+
+
+def test_what_lies_in_the_quarantine_and_is_no_log_set_aside(sound: Index) -> None:
+    (item,) = sound.quarantined("4299")
+    folder = Path(sound.folder.location) / "TRF" / "quarantine"
+    (folder / "notes.txt").write_text("mine")
+    (folder / "4299" / "Log of ours.trf").write_text("mine")
+    (folder / "4299" / "old").mkdir()
+    sound.folder.remove(item.file)
+    report = sound.verify()
+    assert report.quarantined == 0
+    said = sorted(problem.partition(" is not of")[0].partition(" says why")[0] for problem in report.problems)
+    assert said == sorted(
+        [f"{item.file}.reason.txt", "TRF/quarantine/notes.txt", "TRF/quarantine/4299/Log of ours.trf", "TRF/quarantine/4299/old"]
+    )
+
+
+def test_compact_removes_what_a_killed_run_was_writing(sound: Index) -> None:
+    pending = Path(sound.folder.location) / "TRF" / "pending"
+    torn = pending / "2026.parquet.new.part-0123abcd"
+    torn.write_bytes(b"half")
+    mine = pending / "notes.part-of mine"
+    mine.write_bytes(b"whole")
+    os.utime(torn, (1, 1))
+    sound.compact()
+    assert not torn.exists()
+    assert mine.exists()
 
 
 def test_damaged_backups_are_counted_and_their_notes_are_read(sound: Index) -> None:

@@ -218,7 +218,15 @@ def test_messages_hold_no_names() -> None:
     for backup in (bytes(data), bytes(data[:-30])):
         members, error = all_of(backup)
         assert [member.name for member in members] == ["Muster-Erfunden.trf"]
-        assert "Erfunden" not in f"{members[0].error} {error}"
+        assert "Erfunden" not in f"{members[0].error} {error} {members[0].where}"
+
+
+def test_a_log_that_cannot_be_read_is_named_by_its_place() -> None:
+    data = bytearray(pack({"a.txt": b"", "Muster.trf": b"x" * 5_000, "b.trf": b"y"}, zipfile.ZIP_STORED))
+    data[data.index(b"xxx") + 9] ^= 1
+    assert [member.where for member in all_of(bytes(data))[0]] == ["no. 2 in the zip, 5,000 bytes", ""]
+    at = data.index(b"PK\x03\x04", 4)
+    assert [member.where for member in all_of(bytes(data[:-30]))[0]] == [f"at byte {at:,} of the zip", ""]
 
 
 def test_one_log_at_a_time(peak_bytes: Peak) -> None:

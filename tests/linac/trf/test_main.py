@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -85,6 +86,64 @@ def test_a_log_is_never_replaced_by_its_own_export(log: Path) -> None:
     assert named.read_bytes() == before
 
 
+def test_two_logs_of_one_name_do_not_overwrite_each_others_export(
+    log: Path, make: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = log.parent / "other" / log.name
+    other.parent.mkdir()
+    other.write_bytes(make(1))
+    out = log.parent / "out"
+    for command in ("csv", "parquet"):
+        assert main([command, "--force", "--out", str(out), str(log), str(other)]) == 1
+        said = capsys.readouterr()
+        assert said.err.startswith(f"{other} was left out: ")
+        assert said.out.splitlines() == [str(out / f"{log.stem}.{command}")]
+    assert (out / f"{log.stem}.csv").read_text(encoding="utf-8").startswith("Version = 3\n")
+    assert main(["csv", "--force", "--out", str(out), str(other)]) == 0
+
+
+def test_a_folder_and_what_is_no_file_are_told_as_such(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    device = "/dev/zero" if sys.platform != "win32" else r"\\.\NUL"
+    assert main(["show", str(log.parent), device]) == 1
+    folder, other = capsys.readouterr().err.splitlines()
+    assert folder == f"{log.parent} is a folder. Give the logs in it: {log.parent / '*.trf'}"
+    if sys.platform != "win32":
+        assert other == f"{device} is no file but a device or a pipe. Give a .trf file."
+
+
+def test_show_points_at_a_dose_that_the_header_did_not_ask_for(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.trf"
+    for prescribed, is_told in ((14.7, False), (1.0, True), (0.0, False)):
+        path.write_bytes(make(3, prescribed_mu=prescribed))
+        assert main(["show", str(path)]) == 0
+        assert ("do the header and the rows belong together?" in capsys.readouterr().out) is is_told
+
+
+def start(project: Path, *arguments: str, **to: Any) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen([sys.executable, "-m", *arguments], cwd=project, stderr=subprocess.PIPE, **to)
+
+
+def test_a_reader_that_goes_away_ends_it_without_a_word(log: Path, project: Path) -> None:
+    with start(project, "linac.trf", "show", *[str(log)] * 200, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        _, said = process.communicate(timeout=120)
+    assert (process.returncode, said) == (1, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full disk at hand is Linux's")
+@pytest.mark.parametrize("command", [["linac.trf", "show", "{log}"], ["linac.index", "columns"]])
+def test_output_that_goes_to_a_full_disk_is_one_sentence(log: Path, project: Path, command: list[str]) -> None:
+    with (
+        Path("/dev/full").open("wb") as full,
+        start(project, *(part.format(log=log) for part in command), stdout=full) as process,
+    ):
+        _, said = process.communicate(timeout=120)
+    assert (process.returncode, said) == (1, b"The output could not be written: No space left on device.\n")
+
+
 def test_what_cannot_be_read_is_said_and_the_rest_goes_on(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bad = log.with_name("bad.trf")
     bad.write_bytes(b"")
@@ -103,7 +162,9 @@ def test_a_failed_write_leaves_no_part(log: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr("os.replace", fail)
     assert main(["csv", str(log)]) == 1
-    assert "No space left on device" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "No space left on device. Make room there" in said
+    assert "has the file open" not in said
     assert [path.name for path in log.parent.iterdir()] == [log.name]
 
 
