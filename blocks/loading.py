@@ -21,9 +21,16 @@ def load(kind: type[AnyBlock], name: str) -> AnyBlock | None:
         return None
     try:
         return cast(AnyBlock, kind.load(name))
-    except ValidationError:
+    except (ValidationError, RuntimeError) as error:  # Prefect makes the first the second's cause
+        wrong = error if isinstance(error, ValidationError) else error.__cause__
+        if not isinstance(wrong, ValidationError):
+            raise
+        first = wrong.errors(include_input=False, include_url=False, include_context=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        reason = first["msg"].removeprefix("Value error, ")
         raise SetupError(  # without its cause: a validation error repeats the values, secrets too
-            f"The {kind.__name__} block {name!r} does not fit this version's form. Open it in Prefect's UI, complete and save it."
+            f"The {kind.__name__} block {name!r} does not fit its form ({field}{': ' if field else ''}{reason}). Open it in "
+            "Prefect's UI, under Blocks, complete and save it."
         ) from None
 
 

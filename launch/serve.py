@@ -36,7 +36,7 @@ def _serve(options: argparse.Namespace) -> int:
         for flow in runs.LASTING:
             runs.resume(flow, options.data, say)
         if options.port != PORT:
-            say(f"For `prefect` commands in another window, set PREFECT_API_URL to {stack.ui}/api there.")
+            say(f"For commands in another window (`prefect`, `run.py blocks`), set PREFECT_API_URL to {stack.ui}/api there.")
         say(f"\nPrefect's UI is at {stack.ui}\n\nTo add a linac: Deployments, add-linac, Run. Ctrl-C stops everything in order.")
         while not ending.asked():
             time.sleep(1)

@@ -132,7 +132,7 @@ def make(entries: list[Entry], ask: bool, dry_run: bool = False) -> list[str]:
             fields = ", ".join(name for name in cls.model_fields if name not in SECRET_FIELDS.get(entry.kind, ()))
             raise SetupError(f"[{entry.kind}.{entry.name}] has a field {strangers[0]!r}. Its fields are: {fields}.")
         try:
-            built[key] = cls(**values)
+            wanted = cls(**values)
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"])
@@ -140,15 +140,28 @@ def make(entries: list[Entry], ask: bool, dry_run: bool = False) -> list[str]:
             raise SetupError(
                 f"[{entry.kind}.{entry.name}] {where}{': ' if where else ''}{reason}"
             ) from None  # its text may hold the secret
+        # what is as it should be stays the saved block, to which others refer
+        built[key] = present[key] if present[key] is not None and _says(present[key]) == _says(wanted) else wanted
     lines = []
     for (kind, name), block in built.items():
-        verb = "made" if present[kind, name] is None else "updated"
+        before = present[kind, name]
+        if block is before:
+            lines.append(f"unchanged: {kind} {name}")
+            continue
         if not dry_run:
             block.save(name, overwrite=True)
-        lines.append(f"{'would be ' if dry_run else ''}{verb}: {kind} {name}")
+        lines.append(f"{'would be ' if dry_run else ''}{'made' if before is None else 'updated'}: {kind} {name}")
     if not dry_run:
         lines += _schedules(built)
     return lines
+
+
+def _says(value: Any) -> Any:
+    """What is in a block, and in the blocks within it, secrets included: for comparing alone."""
+    if isinstance(value, list | tuple):
+        return [_says(item) for item in value]
+    fields = getattr(type(value), "model_fields", None)
+    return value if fields is None else {name: _says(getattr(value, name)) for name in fields}
 
 
 def _schedules(built: dict[tuple[str, str], Any]) -> list[str]:
@@ -204,7 +217,9 @@ def main(arguments: list[str] | None = None) -> int:
         logging.getLogger(service).setLevel(logging.ERROR)
     try:
         entries = parse(options.file.read_text(encoding="utf-8"))
-        _need_server()
+        from tasks.command_line import need_server
+
+        need_server()
         for line in make(entries, ask=sys.stdin.isatty(), dry_run=options.dry_run):
             print(line)
     except OSError as error:
@@ -217,18 +232,6 @@ def main(arguments: list[str] | None = None) -> int:
         print("\nStopped.", file=sys.stderr)
         return 1
     return 0
-
-
-def _need_server() -> None:
-    """Raise `SetupError` unless the Prefect server answers: without one Prefect would start a short-lived server of its own."""
-    import httpx
-    from prefect.settings import PREFECT_API_URL
-
-    url = PREFECT_API_URL.value()
-    try:
-        httpx.get(f"{url}/health", timeout=5).raise_for_status()
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise SetupError(f"No Prefect server answers at {url}. Start it in another window with `python run.py serve`.") from error
 
 
 if __name__ == "__main__":

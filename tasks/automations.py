@@ -31,7 +31,8 @@ run needs some 15 s to begin."""
 
 SILENT_MESSAGE = "No sign of life any more."
 
-ENDED = {"prefect.flow-run.Completed", "prefect.flow-run.Failed", "prefect.flow-run.Crashed", "prefect.flow-run.Cancelled"}
+ENDED = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Crashed", "Cancelling", "Cancelled")}
+"""A run that is being cancelled is not silent: nobody wants a new one in its place."""
 
 
 def step(linac: Linac) -> Step:

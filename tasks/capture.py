@@ -32,6 +32,7 @@ from tasks.reports import artifact_key, table
 STATE_SECONDS = 5.0
 """How often a run asks for its own state: after an outage of the API a cancel no longer reaches it otherwise (lab-prefect.md)."""
 
+ASK_TRIES = 3
 ARTIFACT_SECONDS = 30.0
 BEAT_SECONDS = 10.0
 CLAIM_SECONDS, HAND_OVER_SECONDS = 1.0, 45.0
@@ -87,9 +88,10 @@ def follow(linac: Linac, claim: Follower) -> State[None]:
     try:
         ended = follower.until(run_id)
     except (TerminationSignal, KeyboardInterrupt):
-        if state_type_of(run_id) in (StateType.CANCELLING, StateType.CANCELLED):
-            follower.finish()
-        raise
+        if not _was_cancelled(run_id):
+            raise
+        # The run says itself that it is cancelled: the worker takes its time to, and until then it would count as silent.
+        ended = StateType.CANCELLING
     if ended in (StateType.CANCELLING, StateType.CANCELLED):
         follower.finish()
         return Cancelled(message="Recording was stopped in order." if not follower.left else follower.left)
@@ -103,6 +105,16 @@ def follow(linac: Linac, claim: Follower) -> State[None]:
 def cancelled_meanwhile() -> bool:
     """Whether this run was cancelled, for instance while it waited for its turn."""
     return state_type_of(UUID(str(flow_run.id))) in (StateType.CANCELLING, StateType.CANCELLED)
+
+
+def _was_cancelled(run_id: UUID) -> bool:
+    """Whether it is a cancel that ends this run: the worker has just read so, so a server that is slow is asked again."""
+    for _ in range(ASK_TRIES):
+        state = state_type_of(run_id)
+        if state is not None:
+            return state in (StateType.CANCELLING, StateType.CANCELLED)
+        time.sleep(ROUND_SECONDS)
+    return False
 
 
 class _Follower:

@@ -1,5 +1,6 @@
 """The forms: every field explained, secrets hidden, wrong answers refused in words."""
 
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,8 @@ import pytest
 from prefect.blocks.core import Block
 from pydantic import SecretStr, ValidationError
 
-from blocks import Linac, Share, Site, SmbCredentials, SshGateway, block_name
+from blocks import Linac, Share, Site, SmbCredentials, SshGateway, block_name, load
+from linac.errors import SetupError
 
 ALL = [SmbCredentials, SshGateway, Share, Site, Linac]
 
@@ -38,6 +40,23 @@ class TestSecrets:
         credentials = SmbCredentials(username="icomreader", password=SecretStr("geheim"))
         for shown in (repr(credentials), str(credentials), credentials.model_dump_json()):
             assert "geheim" not in shown
+
+    @pytest.mark.usefixtures("prefect_server")
+    def test_a_saved_block_that_does_not_fit_is_told_without_what_is_in_it(self) -> None:
+        """Made through the API, where nobody looks at the form."""
+        from prefect.client.orchestration import get_client
+        from prefect.client.schemas.actions import BlockDocumentCreate
+
+        SmbCredentials.register_type_and_schema()
+        with get_client(sync_client=True) as client:
+            kind = client.read_block_type_by_slug(SmbCredentials.get_block_type_slug())
+            schema = client.read_block_schema_by_checksum(SmbCredentials._calculate_schema_checksum())
+            client.create_block_document(
+                BlockDocumentCreate(name="half", data={"password": "geheim"}, block_type_id=kind.id, block_schema_id=schema.id)
+            )
+        with pytest.raises(SetupError, match=r"block 'half' does not fit its form \(username: Field required\)") as caught:
+            load(SmbCredentials, "half")
+        assert "geheim" not in "".join(traceback.format_exception(caught.value))
 
     def test_a_private_key_and_a_key_file_exclude_each_other(self) -> None:
         both: dict[str, Any] = {"private_key": "K", "key_file": "/k"}

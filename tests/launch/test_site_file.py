@@ -82,8 +82,14 @@ class TestMaking:
         assert "geheim" not in repr(backup)
 
         monkeypatch.delenv("LINAC_FLOWS_LAB_NSS_PASSWORD")  # the saved one is kept
+        assert all("unchanged" in line for line in site_file.make(written(tmp_path), ask=False)[:-1])
         lines = site_file.make(written(tmp_path, "Europe/London"), ask=False)
-        assert "updated: site lab" in lines
+        assert lines[:-1] == [
+            "unchanged: smb_credentials lab-nss",
+            "unchanged: share lab-records",
+            "unchanged: share lab-backup",
+            "updated: site lab",
+        ]
         backup = load(Share, "lab-backup")
         assert backup is not None
         assert backup.credentials is not None
@@ -102,6 +108,9 @@ class TestMaking:
 
         monkeypatch.setenv("LINAC_FLOWS_LAB_NSS_PASSWORD", "alt")
         site_file.make(written(tmp_path), ask=False)
+        monkeypatch.setenv("LINAC_FLOWS_LAB_NSS_PASSWORD", "neu")
+        assert "updated: smb_credentials lab-nss" in site_file.make(written(tmp_path), ask=False)
+        monkeypatch.delenv("LINAC_FLOWS_LAB_NSS_PASSWORD")
         SmbCredentials(username="icomreader", password="neu").save("lab-nss", overwrite=True)
         backup = load(Share, "lab-backup")
         assert backup is not None

@@ -11,13 +11,21 @@ from launch import test as checks
 GOOD = "def test_good(): pass\n"
 BAD = "def test_bad(): assert 'cause' == 'effect'\n"
 SKIPPED = "import pytest\n@pytest.mark.skip(reason='no linac here')\ndef test_skipped(): pass\n"
+UNSTEADY = """
+import pathlib
+def test_unsteady(tmp_path_factory):
+    seen = pathlib.Path(__file__).with_suffix(".seen")
+    before = seen.exists()
+    seen.touch()
+    assert before
+"""
 HANGS = "import time\ndef test_hangs(): time.sleep(300)\n"
 
 
 def part(name: str, code: str, tmp_path: Path) -> checks.Part:
     file = tmp_path / f"test_of_{name}.py"
     file.write_text(code)
-    return checks.Part(name, [*checks.PYTEST, "-p", "no:cacheprovider", f"--rootdir={tmp_path}", str(file)], tmp_path)
+    return checks.Part(name, [*checks.PYTEST, f"--rootdir={tmp_path}", str(file)], tmp_path)
 
 
 def test_every_part_is_told_by_its_outcome(
@@ -32,6 +40,22 @@ def test_every_part_is_told_by_its_outcome(
     assert "FAILED" in out
     assert "assert 'cause' == 'effect'" in out
     assert progress.read(parts[1].file).done == 2
+
+
+def test_what_fails_beside_others_is_run_once_more_alone_and_told(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(project)
+    begun = time.monotonic()
+    monkeypatch.setattr(checks, "ALONE_AT_MOST", 1)
+    codes = {"shaky": GOOD + UNSTEADY, "bad": GOOD + BAD, "worse": BAD + BAD.replace("test_bad", "test_worse")}
+    parts = [part(name, code, tmp_path) for name, code in codes.items()]
+    failed = checks._watch(parts, begun)
+    assert sorted(failed) == ["bad", "shaky", "worse"]
+    assert checks._once_more(parts, failed, begun) == ["test_of_shaky.py::test_unsteady"]
+    assert sorted(failed) == ["bad", "worse"]
+    assert [part.name for part in parts[3:]] == ["shaky, once more", "bad, once more"], "many failures are no matter of the load"
+    assert "shaky, once more: 1 passed" in capsys.readouterr().out
 
 
 def test_what_hangs_is_ended_and_named(

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import signal
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
@@ -9,6 +10,7 @@ from uuid import UUID
 import pytest
 from prefect.client.schemas.objects import StateType
 from prefect.events.schemas.events import Resource
+from prefect.exceptions import TerminationSignal
 
 from tasks import automations, capture
 
@@ -19,7 +21,7 @@ RUN, OTHER, NEXT = (UUID(int=number) for number in (1, 2, 3))
 def recording(monkeypatch: pytest.MonkeyPatch) -> Any:
     """What a run did to others, and the state that it is ended by."""
     did: list[str] = []
-    there = SimpleNamespace(ended=StateType.RUNNING, did=did, mine=True)
+    there = SimpleNamespace(ended=StateType.RUNNING, did=did, mine=True, terminated=False, asked=[])
 
     class Follower:
         left = ""
@@ -28,6 +30,8 @@ def recording(monkeypatch: pytest.MonkeyPatch) -> Any:
             self.linac, self.claim, self.log = linac, claim, logging.getLogger(__name__)
 
         def until(self, _: UUID) -> StateType:
+            if there.terminated:
+                raise TerminationSignal(signal.SIGTERM)
             return StateType(there.ended)
 
         def finish(self) -> None:
@@ -42,6 +46,8 @@ def recording(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(capture, "_Follower", Follower)
     monkeypatch.setattr(capture, "flow_run", SimpleNamespace(id=str(RUN)))
     monkeypatch.setattr(capture, "deployment", SimpleNamespace(id=str(UUID(int=9))))
+    monkeypatch.setattr(capture, "state_type_of", lambda _: there.asked.pop(0) if there.asked else None)
+    monkeypatch.setattr(capture, "ROUND_SECONDS", 0.0)
     monkeypatch.setattr(capture, "ensure_capture", ensure)
     monkeypatch.setattr(capture, "get_client", lambda sync_client: contextlib.nullcontext(None))
     monkeypatch.setattr(capture, "unfinished_runs", lambda *_: [SimpleNamespace(id=run) for run in (RUN, OTHER, NEXT)])
@@ -79,6 +85,22 @@ def test_a_cancelled_run_stops_the_listener_and_starts_nothing(recording: Any) -
     assert recording.did == ["stopped the listener"]
 
 
+@pytest.mark.parametrize("asked", [[StateType.CANCELLING], [StateType.CANCELLED], [None, None, StateType.CANCELLING]])
+def test_a_run_that_a_cancel_ends_says_itself_that_it_is_cancelled(recording: Any, asked: list[StateType | None]) -> None:
+    """A worker may take a minute to say so; until then a silent run is followed by a new one."""
+    recording.terminated, recording.asked = True, asked
+    assert recording.follow().type is StateType.CANCELLED
+    assert recording.did == ["stopped the listener"]
+
+
+@pytest.mark.parametrize("asked", [[StateType.RUNNING], [None, None, None]])
+def test_what_ends_a_run_otherwise_leaves_the_listener_recording(recording: Any, asked: list[StateType | None]) -> None:
+    recording.terminated, recording.asked = True, asked
+    with pytest.raises(TerminationSignal):
+        recording.follow()
+    assert recording.did == []
+
+
 def test_those_who_wait_for_the_place_of_a_cancelled_run_are_cancelled_too(recording: Any) -> None:
     follower = capture._Follower(SimpleNamespace(serial="4299"), SimpleNamespace(mine=True))  # type: ignore[arg-type]
     follower.cancel_waiting()
@@ -90,6 +112,7 @@ def test_a_silent_run_is_followed_by_one_new_run_and_a_crashed_one_too() -> None
     silent, again = automations.automations("4299", UUID(int=9))
     assert [action.type for action in silent.actions] == ["change-flow-run-state", "run-deployment"]
     assert [action.type for action in again.actions] == ["run-deployment"]
+    assert "prefect.flow-run.Cancelling" in silent.trigger.expect, "what is being cancelled is not followed by anything"  # type: ignore[union-attr]
 
     def matches(message: str) -> bool:
         run = {"prefect.resource.id": f"prefect.flow-run.{RUN}", "prefect.state-message": message}
