@@ -14,7 +14,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from blocks.linac import ICOM_PORT, Service
-from tasks.checks import STEADINESS_SECONDS, make_checklist
+from tasks.checks import STEADINESS_SECONDS, in_service_now, make_checklist
 from tasks.command_line import run_from_command_line
 from tasks.commission import put_into_service, wait_for_messages, wait_for_session
 from tasks.forms import (
@@ -119,7 +119,8 @@ def add_linac(
         capture_login=capture_login,
         service_account=service_account,
     )
-    record = Record(linac, dry_run, done_by)
+    before = in_service_now(linac)
+    record = Record(linac, dry_run, done_by, unfinished=before is not None and before.in_service is None)
     try:
         record.checklist = make_checklist(linac, steadiness_seconds)
         record.plan = make_plan(linac, site)

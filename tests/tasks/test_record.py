@@ -49,6 +49,23 @@ class TestVerdict:
         assert record.problems == ["There is no such pool."]
         assert "- **Deployment**: There is no such pool." in record.verdict(), "the reason stands at the top"
 
+    def test_each_reason_is_told_once_with_what_it_is_about(self, linac: Linac) -> None:
+        away = "Could not list /records: it is not there."
+        check = Check("Records share /records", Outcome.FAIL, away)
+        plan = [Step("Records share", problem=away), Step("Block", problem="No pool."), Step("Queue", problem="No pool.")]
+        record = Record(linac, checklist=Checklist([GOOD, check]), plan=plan)
+        with pytest.raises(SetupError) as caught:
+            record.refuse_if_anything_is_wrong()
+        assert str(caught.value).endswith(f"nothing was changed. Records share /records: {away} Block: No pool.")
+        assert record.verdict().count(away) == record.verdict().count("No pool.") == 1
+
+    def test_what_an_earlier_run_left_is_told_where_this_one_changes_nothing(self, linac: Linac) -> None:
+        record = Record(linac, unfinished=True, checklist=Checklist([BAD]))
+        assert "Nothing was changed. An earlier add-linac of it was not finished:" in record.verdict()
+        with pytest.raises(SetupError, match=r"An earlier add-linac of it was not finished: .* iCom port 1706: refused"):
+            record.refuse_if_anything_is_wrong()
+        assert "earlier" not in Record(linac, checklist=Checklist([BAD])).verdict()
+
     def test_nothing_is_called_made_that_was_not(self, linac: Linac, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "run_name", lambda: "add-linac-4299")
         record = Record(linac, plan=[done([]), Step("Deployment", problem="There is no such pool.")])
