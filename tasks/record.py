@@ -106,7 +106,12 @@ class Record:
 
     def text(self) -> str:
         """The whole record, as Markdown. No patient and no secret in it."""
-        parts = [f"# Linac {self.linac.serial}: commissioning record", self.verdict(), _who(self.began, self.done_by)]
+        parts = [
+            f"# Linac {self.linac.serial}: commissioning record",
+            self.verdict(),
+            "## This run",
+            _who(self.began, self.done_by),
+        ]
         parts += checklist_parts(self.checklist)
         if self.plan:
             title = "## Plan, carried out as listed under Done" if self.done else "## Plan"

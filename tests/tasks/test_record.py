@@ -110,6 +110,7 @@ def test_the_text_holds_all_of_it(linac: Linac, monkeypatch: pytest.MonkeyPatch)
     text = Record(linac, checklist=Checklist([GOOD, BAD], ["![p](data:)"]), plan=[step, Step("Block")]).text()
     for words in (
         "# Linac 4299: commissioning record",
+        "- **iCom port 1706**: refused | by the NSS\n\n## This run\n\n- **When**",
         "- **Run**: add-linac-4299",
         "1 checks passed, 0 with a warning, 1 failed.",
         "- ❌ fail: **iCom port 1706**. refused | by the NSS",
@@ -170,6 +171,11 @@ class TestDrawing:
         assert len(points) < 800
         heights = [float(point.split(",")[1]) for point in points]
         assert min(heights) < heights[0] - 50, "the one long pause stands out"
+
+    @pytest.mark.parametrize(("seconds", "shown"), [(2.0, "0.0 0.5 1.0 1.5 2.0"), (60.0, "0 15 30 45 60")])
+    def test_the_seconds_below_differ_also_over_a_short_time(self, seconds: float, shown: str) -> None:
+        drawn = self.draw([0.0, 0.25], Steadiness(seconds, 2, 4.0), Trips())
+        assert [text.text for text in drawn.findall(f"{SVG}text")[-5:]] == [f"{each} s" for each in shown.split()]
 
     def test_nothing_at_all(self) -> None:
         assert not self.draw([], Steadiness(), Trips()).findall(f"{SVG}polyline")
