@@ -11,7 +11,6 @@ from tasks.check import Check, Seen, failed, passed, warned
 from tasks.check_folders import is_recorded_here
 from tasks.provision import linacs_in_service
 
-
 UNFINISHED = "An earlier add-linac of it was not finished: add-linac finishes it, remove-linac undoes it."
 
 
