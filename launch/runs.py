@@ -134,9 +134,10 @@ def under_way(client: SyncPrefectClient, flow: Lasting, states: list[StateType] 
 
 
 # Linacs are owed a recording, sites their tunnels. While `serve` runs, the server's database knows which: they have a run that
-# has not ended, or whose last one was not cancelled. An orderly stop ends these runs, so what they are for is written to a file first; the
-# next start reads it; only when a new run of each is in the database does the file go. In between both may name a linac, never
-# neither, so the power may fail, or somebody press Ctrl-C, at any line. What is named twice is started once: `ensure` sees to it.
+# has not ended, or whose last one was not cancelled. An orderly stop ends these runs, so what they are for is written to a file
+# first; the next start reads it; only when a new run of each is in the database does the file go. In between both may name a
+# linac, never neither, so the power may fail, or somebody press Ctrl-C, at any line. What is named twice is started once:
+# `ensure` sees to it.
 
 
 def remember(flow: Lasting, data: Path) -> None:
