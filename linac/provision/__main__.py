@@ -155,7 +155,13 @@ def _add_config(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     command.add_argument("--serial", required=True, help="the linac's serial, for example 4299")
     command.add_argument("--address", help="the Hospital DNS IP address of its NSS, for example 192.168.17.40")
     command.add_argument("--samba-address", default="", help="address where the NSS's share is reached, if it is another one")
-    command.add_argument("--energies", default="", help="its energies with commas between, for example 6,10,15")
+    command.add_argument(
+        "--energies",
+        nargs="*",
+        default=[],
+        metavar="ENERGY",
+        help='its energies, as in --energies 6,10,15 or --energies 6 "10 FFF"',
+    )
     command.add_argument("--iview-alias", default="", help="what iView calls the linac, for example 4299_iView")
     command.add_argument("--icom-dir", default="", metavar="DIR", help="the site's folder of recorded patients (iCom/patients)")
     command.add_argument("--icom-live-dir", default="", metavar="DIR", help="the site's folder of live messages (iCom/live)")
@@ -194,7 +200,7 @@ def _config(chosen: argparse.Namespace) -> int:
             serial=chosen.serial,
             address=chosen.address,
             samba_address=chosen.samba_address,
-            energies=tuple(part.strip() for part in chosen.energies.split(",") if part.strip()),
+            energies=tuple(part.strip() for part in ",".join(chosen.energies).split(",") if part.strip()),
             iview_alias=chosen.iview_alias,
             icom=chosen.icom_dir,
             icom_live=chosen.icom_live_dir,
