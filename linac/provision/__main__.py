@@ -134,17 +134,18 @@ def _services(chosen: argparse.Namespace) -> int:
     return _carry_out(plan(_folder(chosen.out), service_files(what)), chosen.dry_run)
 
 
-def _carry_out(made: Plan, dry_run: bool, *, diffs: bool = True) -> int:
-    """Show the plan; write it unless it is only to be shown."""
+def _carry_out(made: Plan, dry_run: bool, *, diffs: bool = True, file: str = "") -> int:
+    """Show the plan; write it unless it is only to be shown. `file`: the one file that it is about, if it is one."""
+    place = str(Path(made.folder.location, file))
     print(made.text(diffs=diffs), end="")
     if not made.changed:
         return 0
     if dry_run:
-        print(f"\n{made.folder.location}: this is what would be changed; nothing was.")
+        print(f"\n{place}: this is what would be changed; nothing was.")
         return 0
     made.folder.make_root()
     made.apply()
-    print(f"\n{made.folder.location}: written.")
+    print(f"\n{place}: written.")
     return 0
 
 
@@ -252,7 +253,7 @@ def _bundle(chosen: argparse.Namespace) -> int:
     files = bundle.bundle_files(_listeners(chosen), _bytes(chosen.python_embed), _bytes(chosen.nssm))
     path = Path(chosen.out).absolute()
     if path.suffix.lower() == ".zip":
-        return _carry_out(plan(LocalFolder(path.parent), {path.name: bundle.zipped(files)}), chosen.dry_run)
+        return _carry_out(plan(LocalFolder(path.parent), {path.name: bundle.zipped(files)}), chosen.dry_run, file=path.name)
     folder = LocalFolder(path)
     gone = tuple(name for name in bundle.listed(folder) if name not in files)
     return _carry_out(plan(folder, files, gone), chosen.dry_run, diffs=False)
