@@ -7,8 +7,8 @@ Passwords and keys live here and nowhere else; flows take the names of blocks, n
 
 from blocks.credentials import SmbCredentials, SshGateway
 from blocks.linac import Linac, block_name
-from blocks.loading import load, load_all
+from blocks.loading import load, load_all, what_is_wrong
 from blocks.share import Share
 from blocks.site import Site
 
-__all__ = ["Linac", "Share", "Site", "SmbCredentials", "SshGateway", "block_name", "load", "load_all"]
+__all__ = ["Linac", "Share", "Site", "SmbCredentials", "SshGateway", "block_name", "load", "load_all", "what_is_wrong"]

@@ -7,7 +7,7 @@ from prefect.blocks.core import Block
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from blocks.schema import OneSchema
-from linac.errors import LinacError
+from linac.errors import LinacError, SetupError
 from linac.transport.ssh import Gateway, shown_key
 from linac.transport.ssh_keys import host_keys
 
@@ -79,6 +79,15 @@ class SshGateway(OneSchema, Block):
     @classmethod
     def _trimmed(cls, text: str) -> str:
         return text.strip()
+
+    @field_validator("host_key")
+    @classmethod
+    def _readable(cls, text: str) -> str:
+        try:
+            host_keys(text)
+        except SetupError as error:
+            raise ValueError(str(error)) from None
+        return text
 
     @field_validator("private_key", "passphrase")
     @classmethod

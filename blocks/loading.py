@@ -25,13 +25,30 @@ def load(kind: type[AnyBlock], name: str) -> AnyBlock | None:
         wrong = error if isinstance(error, ValidationError) else error.__cause__
         if not isinstance(wrong, ValidationError):
             raise
-        first = wrong.errors(include_input=False, include_url=False, include_context=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        reason = first["msg"].removeprefix("Value error, ")
         raise SetupError(  # without its cause: a validation error repeats the values, secrets too
-            f"The {kind.__name__} block {name!r} does not fit its form ({field}{': ' if field else ''}{reason}). Open it in "
-            "Prefect's UI, under Blocks, complete and save it."
+            f"The {kind.__name__} block {name!r} does not fit its form ({what_is_wrong(wrong)}). Open it in Prefect's UI, under "
+            "Blocks, complete and save it."
         ) from None
+
+
+def what_is_wrong(error: ValidationError) -> str:
+    """The first thing that does not fit a form: the field and why, without what is in it, which may be a secret.
+
+    A field that there is not comes before one that is missing: it is the same one, misspelt.
+    """
+    found = error.errors(include_input=False, include_url=False)
+    first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
+    field = ".".join(str(part) for part in first["loc"])
+    match first["type"]:
+        case "extra_forbidden":
+            reason = "there is no such field; look how it is spelt"
+        case "missing":
+            reason = "it is missing"
+        case "literal_error":
+            reason = f"give {first['ctx']['expected']}"
+        case _:
+            reason = first["msg"].removeprefix("Value error, ")
+    return f"{field}{': ' if field else ''}{reason}"
 
 
 def load_all(kind: type[AnyBlock]) -> list[AnyBlock]:

@@ -4,7 +4,7 @@ import zoneinfo
 from typing import Literal
 
 from prefect.blocks.core import Block
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from blocks.credentials import SshGateway
 from blocks.schema import OneSchema
@@ -16,6 +16,9 @@ DEFAULT_WORK_POOL = "linac-flows"
 
 class Forward(BaseModel):
     """A port that leads through a gateway to a service on the other side."""
+
+    model_config = ConfigDict(extra="forbid")
+    """A field that is misspelt would be left out without a word, and the port be open to others than was meant."""
 
     direction: Literal["local", "remote"] = Field(
         description="Direction: 'local' listens on this site's computer and leads to the gateway's side, 'remote' the other way.",

@@ -76,9 +76,10 @@ def trf_index(
                 problems.append((f"Linac {linac.serial}: damaged backups could not be noted", str(error)))
     away = {what for what, _ in failures}
     there = [linac for linac in linacs if f"Linac {linac.serial}" not in away]
-    for linac in {linac.site.records.path: linac for linac in there}.values():
+    tidy = {linac.site.records.path for linac in there if results.get(linac.serial)}  # a night with nothing new lists no more
+    for path, linac in {linac.site.records.path: linac for linac in there}.items():
         try:
-            problems += [("Samples could not be packed harder", why) for why in repack_samples(linac)]
+            problems += [("Samples could not be packed harder", why) for why in repack_samples(linac, tidy=path in tidy)]
         except LinacError as error:
             problems.append(("Samples could not be packed harder", str(error)))
     if problems:

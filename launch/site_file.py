@@ -134,12 +134,8 @@ def make(entries: list[Entry], ask: bool, dry_run: bool = False) -> list[str]:
         try:
             wanted = cls(**values)
         except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
-            reason = first["msg"].removeprefix("Value error, ")
-            raise SetupError(
-                f"[{entry.kind}.{entry.name}] {where}{': ' if where else ''}{reason}"
-            ) from None  # its text may hold the secret
+            wrong = blocks.what_is_wrong(error)  # without the text of the error, which may hold a secret
+            raise SetupError(f"[{entry.kind}.{entry.name}] {wrong}") from None
         # what is as it should be stays the saved block, to which others refer
         built[key] = present[key] if present[key] is not None and _says(present[key]) == _says(wanted) else wanted
     lines = []

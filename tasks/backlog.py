@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import re
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -28,6 +29,7 @@ from tasks.trf import (
     RETRIES,
     RETRY_SECONDS,
     add_backup,
+    in_words,
     nameless,
     present_records,
     shown,
@@ -40,6 +42,9 @@ _BLOCK_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 BATCH_BYTES = 256 << 20
 BATCH_FILES = 500
 """A task is to take seconds to minutes: long beside its own cost, short enough to be cancelled and to show progress."""
+
+MAX_PROCESSES = 61
+"""Windows can wait for no more at once, and Python refuses more there."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +134,19 @@ def index_batch(pool: Executor, number: int, serial: str, records: Share, source
     return pool.submit(take_in, number, serial, records, source, batch).result()
 
 
+def end_with_the_run() -> None:
+    """For each process of the pool: end when the run's own process is gone. One that is killed tells its pool nothing, and that
+    would wait for more work for ever. Ending amid a batch does no harm: the next run completes it."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def take_in(number: int, serial: str, records: Share, source: Share, batch: Batch) -> list[BackupResult]:
     """What a process of the pool does: each zip like a new backup, then the loose logs together.
 
@@ -156,7 +174,7 @@ def take_in(number: int, serial: str, records: Share, source: Share, batch: Batc
                     added.rows,
                     added.duplicates,
                     [reason for _, reason in added.newly_quarantined],
-                    " ".join(problems),
+                    in_words(problems),
                     added.quarantined_before,
                     doubt=added.doubt(serial),
                 )
@@ -231,7 +249,9 @@ def index_backlog(linac: Linac, source: str) -> Done:
     shown_as = Progress(linac.serial, todo)
     results: list[BackupResult] = []
     failures = [("A folder of the backlog", why) for why in todo.refused]
-    pool = ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(
+        min(os.cpu_count() or 1, MAX_PROCESSES), multiprocessing.get_context("spawn"), initializer=end_with_the_run
+    )
     try:
         futures = {
             index_batch.submit(pool, number, linac.serial, linac.site.records, share, batch): (number, batch)

@@ -1,6 +1,7 @@
 """Recording a linac: its listener started or adopted, its finished sessions brought to the records share, its state shown."""
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -25,14 +26,13 @@ from linac.capture.status import told_interruptions
 from linac.errors import LinacError
 from tasks.archiving import ROUND_SECONDS, Archiving
 from tasks.live import News, Rate, beat, today_of
-from tasks.provision import asked_once, cancel, ensure_capture, state_type_of, unfinished_runs
+from tasks.provision import asked_once, cancel, ensure_capture, state_type_of, unfinished_runs, was_cancelled
 from tasks.queryable import Queryable
 from tasks.reports import artifact_key, table
 
 STATE_SECONDS = 5.0
 """How often a run asks for its own state: after an outage of the API a cancel no longer reaches it otherwise (lab-prefect.md)."""
 
-ASK_TRIES = 3
 ARTIFACT_SECONDS = 30.0
 BEAT_SECONDS = 10.0
 CLAIM_SECONDS, HAND_OVER_SECONDS = 1.0, 45.0
@@ -52,7 +52,7 @@ PARQUET_SECONDS = 6.0
 def only_follower(linac: Linac) -> Iterator[Follower]:
     """Claim the linac's recording for this run. It is not `mine` where a `listen` command has it, or another run, even after a
     while. A crash frees it."""
-    follower = Follower(linac.spool, linac.serial, RUN)
+    follower = Follower(linac.spool, linac.serial, RUN, os.path.join(linac.site.records.path, "iCom"))
     until = time.monotonic() + HAND_OVER_SECONDS
     try:
         while not follower.acquire(CLAIM_SECONDS) and time.monotonic() < until and not by_command(linac):
@@ -88,7 +88,7 @@ def follow(linac: Linac, claim: Follower) -> State[None]:
     try:
         ended = follower.until(run_id)
     except (TerminationSignal, KeyboardInterrupt):
-        if not _was_cancelled(run_id):
+        if not was_cancelled(run_id):
             raise
         # The run says itself that it is cancelled: the worker takes its time to, and until then it would count as silent.
         ended = StateType.CANCELLING
@@ -105,16 +105,6 @@ def follow(linac: Linac, claim: Follower) -> State[None]:
 def cancelled_meanwhile() -> bool:
     """Whether this run was cancelled, for instance while it waited for its turn."""
     return state_type_of(UUID(str(flow_run.id))) in (StateType.CANCELLING, StateType.CANCELLED)
-
-
-def _was_cancelled(run_id: UUID) -> bool:
-    """Whether it is a cancel that ends this run: the worker has just read so, so a server that is slow is asked again."""
-    for _ in range(ASK_TRIES):
-        state = state_type_of(run_id)
-        if state is not None:
-            return state in (StateType.CANCELLING, StateType.CANCELLED)
-        time.sleep(ROUND_SECONDS)
-    return False
 
 
 class _Follower:
@@ -196,6 +186,7 @@ class _Follower:
         """See to the listener, and tell what the archiver did. Nothing here waits for the records share."""
         spool, serial = self.linac.spool, self.linac.serial
         failed = ""
+        self.claim.seen()
         try:
             if not control.is_running(spool, serial):
                 running = control.start(serial, self.linac.address, self.linac.port, spool)
@@ -279,7 +270,7 @@ class _Follower:
         gaps, missing = sum(line.gaps for line in today), sum(line.missing for line in today)
         told = told_gaps(gaps, missing, at_least=any(line.at_least for line in today))
         rows += [
-            ("Sessions archived today", len(today)),
+            ("Sessions of today, archived", len(today)),
             ("MU in them", f"{sum(line.mu for line in today):.1f}"),
             ("Missing in them", told),
             ("Trouble", self.trouble or self.listening or "none"),
@@ -308,6 +299,7 @@ class _Follower:
         except LinacError as error:
             self.log.error("%s", error)
         if self.claim.mine:
+            self.claim.forget()
             self.cancel_waiting()
         if not self.archiving.finish(LAST_ROUND_SECONDS):
             self.log.warning("The records share does not answer; what is not archived waits in the spool for the next run.")

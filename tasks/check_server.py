@@ -79,6 +79,8 @@ def listener(linac: Linac, in_service: Sequence[Linac] = ()) -> Check:
         return passed(name, "Those on this computer do not matter.") if _free(linac) else _taken(name, linac)
     if status is not None and status.running:
         if _same(status, linac):
+            if status.archive_trouble:
+                return warned(name, f"Ours records it, process {status.pid}, but it is not archived: {status.archive_trouble}")
             return passed(name, f"Ours records it, process {status.pid}.")
         return warned(
             name, f"Ours records {status.address} port {status.port} under this serial; it is ended before the new one starts."

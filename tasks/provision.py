@@ -1,5 +1,6 @@
 """The blocks of sites and linacs, and the runs and schedules that go with them, by their names on the Prefect server."""
 
+import time
 from contextlib import AbstractContextManager
 from uuid import UUID
 
@@ -25,6 +26,9 @@ from linac.errors import SetupError
 NIGHTLY = "trf-index/nightly"
 NIGHTLY_CRON = "30 2 * * *"
 """02:30 in the site's time zone: treatments are over, backups written."""
+
+ASK_TRIES, ASK_PAUSE_SECONDS = 3, 1.0
+"""How often a run that is ended asks whether that is a cancel, where the server does not answer."""
 
 UNFINISHED = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.CANCELLING, StateType.PAUSED]
 
@@ -140,6 +144,16 @@ def state_type_of(run: UUID) -> StateType | None:
     except Exception:
         return None
     return state.type if state else None
+
+
+def was_cancelled(run: UUID) -> bool:
+    """Whether it is a cancel that ends a run: the worker has just read so, so a server that is slow is asked again."""
+    for _ in range(ASK_TRIES):
+        state = state_type_of(run)
+        if state is not None:
+            return state in (StateType.CANCELLING, StateType.CANCELLED)
+        time.sleep(ASK_PAUSE_SECONDS)
+    return False
 
 
 def find_deployment(client: SyncPrefectClient, name: str) -> DeploymentResponse | None:

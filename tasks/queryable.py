@@ -10,6 +10,7 @@ from typing import Any
 from blocks import Linac
 from linac.capture.archive import Archived, sessions
 from linac.capture.ledger import ARCHIVED
+from linac.capture.listener import where_raised
 from linac.capture.priority import lower_priority
 from linac.errors import LinacError, StorageError
 from linac.transport.records import require
@@ -58,6 +59,10 @@ class Queryable(threading.Thread):
             except LinacError as error:
                 self.repair_at = time.monotonic() + RETRY_SECONDS
                 self.log.warning("Parquet of linac %s: %s It is tried again in 10 minutes.", self.linac.serial, error)
+            except Exception as error:  # a fault of ours: what it says could hold anything, where it was does not
+                self.repair_at = time.monotonic() + RETRY_SECONDS
+                told = f"Unexpected {type(error).__name__} ({where_raised(error)})."
+                self.log.warning("Parquet of linac %s: %s It is tried again in 10 minutes.", self.linac.serial, told)
 
     def add(self, item: Archived) -> None:
         """One session, with what the recorder knows of its arrival."""

@@ -5,7 +5,8 @@ import hashlib
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -146,10 +147,19 @@ def add_backup(index: Index, serial: str, folder: Folder, name: str, entry: Entr
         duplicates=added.duplicates,
         aside=[reason for _, reason in added.newly_quarantined],  # the files' names hold fields' names
         aside_before=added.quarantined_before,
-        problem=" ".join(problems),
+        problem=in_words(problems),
         entry=entry,
         doubt=added.doubt(serial),
     )
+
+
+def in_words(problems: Iterable[str]) -> str:
+    """Problems in one line, each once: a backup may hold the same one a thousand times.
+
+    >>> in_words(["A TRF is cut short.", "A TRF is cut short.", "A TRF is encrypted."])
+    'A TRF is cut short. (2 times.) A TRF is encrypted.'
+    """
+    return " ".join(text if count == 1 else f"{text} ({count} times.)" for text, count in Counter(problems).items())
 
 
 def _fetch(folder: Folder, name: str, local: Path) -> None:
@@ -212,12 +222,12 @@ def note_damaged(linac: Linac, results: list[BackupResult]) -> None:
 
 
 @task(name="pack samples harder", cache_policy=NO_CACHE, retries=RETRIES, retry_delay_seconds=RETRY_SECONDS)
-def repack_samples(linac: Linac) -> list[str]:
+def repack_samples(linac: Linac, *, tidy: bool = True) -> list[str]:
     """Pack what came into a site's index since the last time harder, half an hour at most: to a sixth of the logs' size and less.
-    It disturbs no reader; with nothing new it costs little. First, what was left half-written is swept away. Returns what is
-    damaged, which is told once."""
+    It disturbs no reader; with nothing new it costs two listings. With `tidy`, what was left half-written is swept away first,
+    for which all folders are listed. Returns what is damaged, which is told once."""
     with present_records(linac.site.records) as records:
-        left = sweep(records, WRITTEN_TO)
+        left = sweep(records, WRITTEN_TO) if tidy else 0
         done = Index(records).repack()
     if left:
         get_run_logger().info("%s files that a power cut or a lost share had left half-written were removed.", left)

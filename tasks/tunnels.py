@@ -22,7 +22,7 @@ from linac.capture.lock import EndpointLock
 from linac.errors import LinacError, SetupError
 from linac.transport.tunnels import Forward, ForwardStatus, Status, Tunnels, check_forwards
 from tasks.automations import automations, put_automation
-from tasks.provision import asked_once, load_site, read_deployment, state_type_of, unfinished_runs
+from tasks.provision import asked_once, load_site, read_deployment, state_type_of, unfinished_runs, was_cancelled
 from tasks.reports import artifact_key, table
 
 FLOW = "site-tunnel"
@@ -83,8 +83,15 @@ def keep_up(name: str) -> State[None]:
         ended = keeper.until(run_id)
     except (TerminationSignal, KeyboardInterrupt):
         keeper.finish()
+        if not was_cancelled(run_id):
+            raise
+        # The run says itself that it is cancelled: the worker takes its time to, and until then it would count as silent.
+        ended = StateType.CANCELLING
+    except BaseException:  # something unforeseen: a retry in this process needs the ports
+        keeper.finish()
         raise
-    keeper.finish()
+    else:
+        keeper.finish()
     if ended in (StateType.CANCELLING, StateType.CANCELLED):
         return Cancelled(message="The tunnels were closed in order.")
     return Completed(message="This run was ended from outside; the tunnels are closed.")

@@ -242,6 +242,7 @@ class Archiver:
         self._pending: list[_Draft] = []
         self._done: list[Archived] = []
         self._moved: float | None = None  # when something was last done in the call that is going on; None outside of one
+        self._not_ready: LinacError | None = None  # what was found at the last look at the share
         self._failed: LinacError | None = None  # these four: in the call that is going on
         self._away = False
         self._asked = False
@@ -311,6 +312,7 @@ class Archiver:
         self._write_live()
         self._save()
         self._tend()  # also while much waits: that is when the disk fills
+        self._failed = self._failed or self._not_ready  # also in a call that had no need to look
         self._tell()
         return self._failed
 
@@ -319,10 +321,12 @@ class Archiver:
         being where it should be."""
         if not self._asked:
             self._asked, self._looked_at = True, time.monotonic()
+            self._not_ready = None
             try:
                 self.ready()
             except LinacError as error:
-                self._failed, self._away = self._failed or error, True
+                self._not_ready, self._away = error, True
+                self._failed = self._failed or error
         return not self._away
 
     def _tell(self) -> None:
@@ -358,7 +362,11 @@ class Archiver:
         return done
 
     def close(self) -> None:
-        """Leave nothing behind in the spool that the next one would not use. The next `run_once` begins at the checkpoint."""
+        """Leave the checkpoint where everything before is archived, and nothing in the spool that the next one would not use. The
+        next `run_once` begins at the checkpoint."""
+        if self._reader is not None:
+            with suppress(LinacError), self._alone():  # it only saves work, and tells how much is not archived
+                self._save(force=True)
         self._forget()
 
     def backlog(self) -> Backlog:
@@ -496,7 +504,7 @@ class Archiver:
             # the text holds the path, and so the patient: neither it nor the error it came from may travel on
             text = str(error).replace(patient, "(patient)")
             which = f"Linac {self.places.serial}, session of {session.stamp}"
-            raise StorageError(f"{which}: {text} It waits in the journal.") from None
+            raise StorageError(f"{which}: {text} It waits in the journal, and is stored as soon as that works.") from None
         self._ledger.append(line_for(session, outcome, stamp=stamp, sha256=digest, size=size, reason=reason))
         path = f"{where}/{stamp}.xz"
         self._done.append(

@@ -48,7 +48,10 @@ def add_commands(subparsers: Any) -> None:
     exit code."""
     command = subparsers.add_parser("listen", help="record a linac's iCom stream, as `pymedphys icom listen` does")
     command.add_argument("address", help="the NSS's hospital address, for example 192.168.17.40")
-    command.add_argument("directory", help="the iCom folder, on a disk or share; live/ and patients/ appear in it")
+    command.add_argument(
+        "directory",
+        help="the iCom folder, on a disk or share; it has to exist (it is never made); live/ and patients/ appear in it",
+    )
     _add_where(command)
     command.add_argument("--port", type=int, default=ICOM_PORT, help="the iCom port (%(default)s)")
     command.add_argument("--no-archive", action="store_true", help="only record into the spool; archive from there later")
@@ -82,11 +85,11 @@ def listen(options: argparse.Namespace) -> int:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda *_: ending.set())
-    log, follower = Log(), Follower(options.spool, serial, COMMAND)
+    log, folder = Log(), LocalFolder(Path(options.directory).absolute())
+    follower = Follower(options.spool, serial, COMMAND, folder.location)
     try:
         if not follower.acquire(CLAIM_SECONDS):
             raise _recorded_already(options, serial)
-        folder = LocalFolder(Path(options.directory).absolute())
         archiver = Archiver(options.spool, serial, options.address, folder, ready=lambda: _require(folder))
         archiving = _Archiving(archiver, log)
         words = _Words(Spool(Path(options.spool), serial).log, log)
@@ -95,10 +98,15 @@ def listen(options: argparse.Namespace) -> int:
             f"{'adopted the listener' if running.adopted else 'started a listener'} for linac {serial}, process {running.pid}; "
             f"its log is {running.log}"
         )
+        if follower.of_run:
+            log.line(
+                f"it is the listener of icom-capture/{serial}, which archives to the same folder; this command archives in its "
+                "place, and leaves the listener running at its end"
+            )
         archiving.start()
-        _watch(options, serial, ending, archiving, words)
+        _watch(options, serial, ending, archiving, words, follower)
         log.line("ending")
-        ended = _stop(options, serial, log)
+        ended = _stop(options, serial, log, follower)
         words.repeat()
         archiving.end(END_SECONDS)
     except LinacError as error:
@@ -138,9 +146,13 @@ def _recorded_already(options: argparse.Namespace, serial: str) -> AlreadyRunnin
     )
 
 
-def _stop(options: argparse.Namespace, serial: str, log: Log) -> bool:
-    """Stop the listener, unless somebody runs it by itself. Whether it has ended with everything written, or need not end."""
+def _stop(options: argparse.Namespace, serial: str, log: Log, follower: Follower) -> bool:
+    """Stop the listener, unless somebody runs it by itself or it is a flow run's. Whether it has ended with everything written,
+    or need not end."""
     status = control.status(options.spool, serial)
+    if follower.of_run and status is not None and status.running:
+        log.line(f"the listener, process {status.pid}, is that of icom-capture/{serial} and records on; cancel that to end it")
+        return True
     if status is not None and status.running and status.standalone:
         log.line(f"the listener, process {status.pid}, was started by itself and records on; end it where it was started")
         return True
@@ -161,6 +173,11 @@ def _stop(options: argparse.Namespace, serial: str, log: Log) -> bool:
 def _require(folder: "LocalFolder") -> None:
     """Raises `LinacError` unless the iCom folder is there. It is never made here: nothing shall land on the disk under a share's
     mount point."""
+    if folder.path.is_file():
+        raise UnreachableError(
+            f"The iCom folder {folder.location} is a file. Move that away, then connect the share or make the folder; or give "
+            "another folder."
+        )
     if not folder.path.is_dir():
         raise UnreachableError(
             f"The iCom folder {folder.location} is not there. If it is on a share, connect that; if it is a new folder, make it."
@@ -168,7 +185,14 @@ def _require(folder: "LocalFolder") -> None:
     folder.check()
 
 
-def _watch(options: argparse.Namespace, serial: str, ending: threading.Event, archiving: "_Archiving", words: "_Words") -> None:
+def _watch(
+    options: argparse.Namespace,
+    serial: str,
+    ending: threading.Event,
+    archiving: "_Archiving",
+    words: "_Words",
+    follower: Follower,
+) -> None:
     """See to it that the listener runs, and pass on what it says, until it is time to end. Short waits: on Windows a signal waits
     for them."""
     due = time.monotonic() + WATCH_SECONDS
@@ -177,6 +201,7 @@ def _watch(options: argparse.Namespace, serial: str, ending: threading.Event, ar
         if time.monotonic() < due:
             continue
         due = time.monotonic() + WATCH_SECONDS
+        follower.seen()
         archiving.look()
         try:
             said = control.last_status(options.spool, serial)
@@ -368,7 +393,10 @@ def _loses(status: Status) -> bool:
 
 
 def _stalled(status: Status) -> str:
-    return f"the listener has said nothing for {status.age_seconds:.0f} s: its disk is full or stalled, or its computer is"
+    return (
+        f"the listener has said nothing for {status.age_seconds:.0f} s: its spool's disk may be full, stalled or gone, or its "
+        "computer overloaded; what is shown here is as old as that"
+    )
 
 
 def _when(moment: datetime | None) -> str:
@@ -387,6 +415,9 @@ def _lines(status: Status) -> list[str]:
         f"  journal          {status.journal_bytes / 1e6:.1f} MB, {status.backlog_bytes / 1e6:.1f} MB of it not yet archived",
         f"  last said        {_when(status.written)}",
     ]
+    if status.losing:
+        waits, lost = status.waiting_bytes / 1e6, status.dropped_bytes / 1e6
+        lines.append(f"  not written      {waits:.2f} MB wait in memory, {lost:.2f} MB are lost")
     if status.running and status.age_seconds > STALLED_SECONDS:
         lines.append(f"  ATTENTION        {_stalled(status)}")
     if status.last_error and not status.connected:

@@ -129,6 +129,14 @@ def _set_options(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
+def peer_of(sock: socket.socket) -> str:
+    """The other end's IP address; empty if it has broken the connection off already."""
+    try:
+        return str(sock.getpeername()[0])
+    except OSError:
+        return ""
+
+
 def close_in_order(sock: socket.socket, take: Callable[[bytes], None], seconds: float = 0.5) -> None:
     """End a connection: FIN, hand to `take` what still comes within `seconds`, close. The network's errors are ignored."""
     try:
@@ -154,7 +162,7 @@ def explain(error: OSError, serial: str, address: str, port: int) -> Unreachable
         told = UnreachableError(
             f"Linac {serial}: the NSS at {address} refused port {port}. First see whether the linac is switched on. If it is, "
             "the iCom licence or firewall rule is probably missing on the NSS: ask the Elekta engineer to allow this server, "
-            "then run check-linac again."
+            "then try again."
         )
     elif isinstance(error, TimeoutError):
         told = UnreachableError(

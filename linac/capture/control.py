@@ -6,6 +6,7 @@ works on Windows as well, across accounts and sessions, and lets the listener en
 """
 
 import contextlib
+import errno
 import json
 import os
 import subprocess
@@ -57,6 +58,7 @@ def is_running(spool: str | os.PathLike[str], serial: str) -> bool:
 def status(spool: str | os.PathLike[str], serial: str) -> Status | None:
     """What the listener last said, with `running` as it is now; None if there never was one."""
     from linac.capture.archive import backlog_bytes  # here, so that starting and stopping load less
+    from linac.capture.follower import unattended_since
 
     places = Spool(Path(spool), serial)
     said = _read_status(places)
@@ -69,6 +71,10 @@ def status(spool: str | os.PathLike[str], serial: str) -> Status | None:
     if not running:
         said = replace(said, connected=False, silent=False, state="stopped")
     trouble, since = _archive_trouble(places)
+    alone_since = unattended_since(spool, serial, said.started) if running and backlog else None
+    if alone_since is not None:
+        trouble = f"Nobody archives what is recorded. Start `listen` again, or run icom-capture/{serial}."
+        since = alone_since
     return replace(said, running=running, backlog_bytes=backlog, archive_trouble=trouble, archive_trouble_since=since)
 
 
@@ -119,9 +125,11 @@ def stop(spool: str | os.PathLike[str], serial: str, timeout: float = 10.0) -> b
         try:
             places.stop.touch()  # again and again: one that is just starting clears away old requests
         except OSError as error:
+            advice = "Run this under the account that owns the spool."
+            if error.errno in (errno.EROFS, errno.ENOSPC):
+                advice = "See to the spool's disk first."
             raise StorageError(
-                f"Linac {serial}: the stop request {places.stop} cannot be written: {error.strerror or error}. Run this under "
-                "the account that owns the spool."
+                f"Linac {serial}: the stop request {places.stop} cannot be written: {error.strerror or error}. {advice}"
             ) from error
         if time.monotonic() >= deadline:
             return False

@@ -498,8 +498,9 @@ class Writer:
             raise _disk_error(self.folder, error) from error
         if self.free_bytes < self.reserve_bytes:
             raise DiskFullError(
-                f"The disk of {self.folder} has only {self.free_bytes >> 20} MB left, and {self.reserve_bytes >> 20} MB are kept "
-                "free for the computer. Free some space: recording goes on by itself."
+                f"NOTHING IS BEING WRITTEN: the disk of {self.folder} has only {self.free_bytes >> 20} MB left, and "
+                f"{self.reserve_bytes >> 20} MB are kept free for the computer. Free some space: recording resumes by itself as "
+                "soon as there is room."
             )
         self._looked = time.monotonic()
 
@@ -544,8 +545,8 @@ class Writer:
 def _disk_error(folder: Path, error: OSError) -> StorageError:
     kind = DiskFullError if error.errno in _NO_ROOM else StorageError
     return kind(
-        f"The journal in {folder} cannot be written: {error.strerror or error}. Free some space or have the disk checked: "
-        "recording goes on by itself as soon as it can be written again."
+        f"NOTHING IS BEING WRITTEN: the journal in {folder} cannot be: {error.strerror or error}. Free some space or have the "
+        "disk checked: recording resumes by itself as soon as it can be written again."
     )
 
 

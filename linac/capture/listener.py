@@ -10,8 +10,9 @@ is hold the linac up or drop off carelessly, so the work is split over threads t
     keeper      `status.json` once a second, and a look for the `stop` file twice a second
     log         lines for people, to stdout or a file
 
-Connection rules. One connection, never another while it is open. After a loss: wait 1 s, then up to 60 s, with some randomness; a
-connection that brought messages for ten seconds starts the waiting times anew. Every end that lets code run sends FIN.
+Connection rules. One connection, never another while it is open. After a loss: wait 1 s, then up to 60 s, with some randomness;
+never more than 5 s after a connection that brought a whole message, for the linac may be treating. A connection that brought
+something for ten seconds starts the waiting times anew. Every end that lets code run sends FIN.
 
 Silence. The linac says something four times a second, so 10 s without a byte is noted (journal, status, log). That alone is no
 reason to hang up: the connection may be sound and the linac in the middle of something, and the system's keepalive ends one whose
@@ -38,7 +39,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from linac.capture import journal
-from linac.capture.connection import ICOM_PORT, close_in_order, connect
+from linac.capture.connection import ICOM_PORT, close_in_order, connect, peer_of
 from linac.capture.journal import Kind, Writer
 from linac.capture.lock import EndpointLock, FileLock
 from linac.capture.log import Log
@@ -51,6 +52,9 @@ SILENCE_SECONDS = 10.0
 SILENCE_RECONNECT_SECONDS = 60.0
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.25, 50.0
 """Waiting times double from the first to the longest; each is then taken 0.8 to 1.2 times: 1 s to 60 s in all."""
+
+BROUGHT_WAIT_SECONDS = 4.0
+"""The longest waiting time, likewise, after a connection that brought a whole message."""
 
 GOOD_CONNECTION_SECONDS = 10.0
 ENDPOINT_SECONDS = 4.0
@@ -169,9 +173,10 @@ class Listener:
             recorder.note(Kind.STOPPED, reason=self._stopping)
             if not recorder.close(5.0):
                 self.unwritten_bytes = recorder.unsafe_bytes
+                why = "has no room" if recorder.full else "cannot be written to" if recorder.failing else "does not answer"
                 self._say(
                     f"ATTENTION, the journal could not be completed, the last {self.unwritten_bytes} bytes from the linac are "
-                    f"lost: {recorder.failing or 'the disk does not answer.'}"
+                    f"lost: the spool's disk {why}."
                 )
             self._state = "stopped"
             self._keeping.set()
@@ -188,19 +193,21 @@ class Listener:
         except (OSError, ValueError):  # there was none, or a power cut took what it said
             return
         self._interruptions = list(before.interruptions)
-        if before.connected and before.written is not None:
-            self._lost = before.written, "the listener was killed, or its computer went down"
-        elif before.disconnected_since is not None:
+        if before.disconnected_since is not None:
             self._lost = before.disconnected_since, before.disconnected_reason
+        elif before.connected and before.written is not None:
+            self._lost = before.written, "the listener was killed, or its computer went down"
         self._losses += self._lost is not None
 
-    def _reconnected(self) -> None:
-        """What interrupted the messages is over."""
+    def _flowing(self) -> None:
+        """What interrupted the messages is over. Bytes show that, not a connection: a tunnel or a service whose linac is switched
+        off may accept one connection after the other, all night."""
         if self._lost is None:
             return
         now, (since, reason), self._lost = datetime.now(UTC), self._lost, None
         recent = [one for one in self._interruptions if one.until > now - timedelta(hours=REMEMBERED_HOURS)]
-        self._interruptions = [*recent[1 - REMEMBERED :], Interruption(since, now, reason)]
+        over = Interruption(since, max(now, since), reason)  # this computer's clock may have been set back meanwhile
+        self._interruptions = [*recent[1 - REMEMBERED :], over]
 
     def _claim(self) -> None:
         if not self._lock.acquire(wait_seconds=1.0):
@@ -220,7 +227,7 @@ class Listener:
     def _listen(self) -> None:
         waits = 0
         while not self._stopping:
-            good = False
+            good, before = False, self._messages
             try:
                 good = self._connection()
             except UnreachableError as error:
@@ -229,7 +236,10 @@ class Listener:
             except Exception as error:  # a fault of ours, or of the system: never a reason to end
                 self._complain(f"unexpected {type(error).__name__} in the listener ({where_raised(error)})")
             waits = 0 if good else waits
-            self._wait(min(self.first_wait_seconds * 2**waits, LONGEST_WAIT_SECONDS) * random.uniform(0.8, 1.2))  # noqa: S311
+            longest = (
+                BROUGHT_WAIT_SECONDS if self._messages > before + 1 else LONGEST_WAIT_SECONDS
+            )  # two headers: the first is whole
+            self._wait(min(self.first_wait_seconds * 2**waits, longest) * random.uniform(0.8, 1.2))  # noqa: S311
             waits = min(waits + 1, 16)
 
     def _connection(self) -> bool:
@@ -239,24 +249,28 @@ class Listener:
         sock = connect(self.serial, self.address, self.port, stopping=lambda: bool(self._stopping))
         reason, began, before = "an unexpected error here", time.monotonic(), self._bytes
         try:
-            peer = str(sock.getpeername()[0])
+            peer = peer_of(sock) or self.address
             self._recorder.note(Kind.CONNECTED, peer=peer)
             self._connected_since, self._state, self._last_error = datetime.now(UTC), "connected", ""
             self._connections += 1
-            self._reconnected()
             self._headers = HeaderCounter()
             self._say(f"connected to {peer} port {self.port}")
             reason = self._receive(sock)
         finally:
             close_in_order(sock, self._got)
             self._recorder.note(Kind.DISCONNECTED, reason=reason)
-            if self._connected_since is not None:
+            if self._bytes > before:  # a connection that brought nothing has not ended an interruption, nor is its end one
                 self._lost = datetime.now(UTC), f"stopped, {reason}" if self._stopping else reason
+                self._losses += not self._stopping
             self._connected_since, self._silent, self._state = None, False, "waiting"
-            self._losses += not self._stopping
             self._say(f"disconnected: {reason}")
-        if not self._stopping:
+        if not self._stopping and self._bytes > before:
             self._last_error = f"the connection ended: {reason}"
+        elif not self._stopping:
+            self._last_error = (
+                f"the connection brought nothing: {reason}. See whether the linac is switched on, and where a tunnel or "
+                "forwarded port leads to it, whether its other end reaches the NSS."
+            )
         return self._bytes > before and time.monotonic() - began >= GOOD_CONNECTION_SECONDS
 
     def _receive(self, sock: socket.socket) -> str:
@@ -294,6 +308,8 @@ class Listener:
         assert self._recorder is not None  # noqa: S101 (run made it)
         self._recorder.data(data)
         self._bytes += len(data)
+        if self._lost is not None:
+            self._flowing()
         headers = self._headers.count(data)
         if headers:
             self._messages += headers
@@ -387,6 +403,7 @@ class Listener:
             silent=self._silent,
             silences=self._silences,
             queue_bytes=recorder.queue_bytes,
+            waiting_bytes=recorder.unsafe_bytes if recorder.losing else 0,
             dropped_bytes=recorder.dropped_bytes,
             losing=recorder.losing,
             unwritten_bytes=self.unwritten_bytes or 0,

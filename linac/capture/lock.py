@@ -6,6 +6,7 @@ listeners of this project, and only those on the same computer.
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import socket
@@ -54,10 +55,10 @@ class FileLock:
         try:
             handle = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
         except OSError as error:
-            raise SetupError(
-                f"The lock file {self.path} cannot be opened: {error.strerror or error}. Run this under the account that owns "
-                "the spool, or give this account the right to write there."
-            ) from error
+            advice = "Run this under the account that owns the spool, or give this account the right to write there."
+            if error.errno == errno.EROFS:
+                advice = "Have the disk checked, and mount it again for writing."
+            raise SetupError(f"The lock file {self.path} cannot be opened: {error.strerror or error}. {advice}") from error
         try:
             if sys.platform == "win32":
                 os.lseek(handle, _LOCKED_BYTE, os.SEEK_SET)

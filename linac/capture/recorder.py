@@ -66,6 +66,11 @@ class Recorder:
         return self.queue_bytes + self.writer.unsafe_bytes
 
     @property
+    def full(self) -> bool:
+        """Whether nothing can be written because the disk has no room."""
+        return self._full
+
+    @property
     def losing(self) -> bool:
         """Whether what comes cannot be written now: it waits in memory, or is dropped."""
         return bool(self.failing or self._hole)

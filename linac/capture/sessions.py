@@ -3,16 +3,19 @@
 `SessionCutter` takes the journal's entries one by one and never holds more than a message; `cut` is for small journals.
 
 - A session is what comes from the first message with a patient ID to the last with the same one, as PyMedPhys cuts it. A message
-  without patient ID ends it, and so does one with another patient ID, which begins the next.
+  without patient ID ends it, and so does one with another patient ID, which begins the next. Another name under the same ID does
+  not: the first name stays, for the ID alone tells patients apart.
 - A lost connection, a restart of the listener, a hole in the journal do not end it: the session goes on with the patient's next
   message, and the interruption is recorded in it. Only if nothing of that patient comes for 15 minutes (`SILENCE_SECONDS`) it has
   ended with its last message.
-- After a connection is made the linac may send messages again. Those that are known (the last 4096 are remembered) are dropped.
+- After a connection is made the linac may send messages again, before new ones or (for ten seconds) behind them. Those that are
+  known (the last 4096 are remembered) are dropped.
 - A message is complete when the next one begins. After a second without a byte it is, if its length says so or its items are
   those of a message before; after ten, and when the stream of bytes ends, unless it looks like one whose last items are missing.
 - A counter that jumps, a message that comes twice with other data, a clock that goes back are recorded with what stood before and
   after. They end nothing.
-- Bytes that belong to no message are counted. They stay in the journal.
+- Bytes that belong to no message are counted. They stay in the journal. A header with nothing behind it counts with them: it
+  does not even say that there is no patient.
 """
 
 import hashlib
@@ -24,6 +27,7 @@ from typing import Any, NamedTuple
 
 from linac.capture.journal import Damage, Entry, Kind, Position, Record
 from linac.icom import BY_NAME, NO_VALUE, Message, MessageStream
+from linac.icom.layout import HEADER_SIZE
 
 SILENCE_SECONDS = 900.0
 SETTLE_SECONDS = 1.0
@@ -33,14 +37,18 @@ network takes a few hundred milliseconds to come again."""
 UNSURE_SECONDS = 10.0
 """After so long it is taken as complete if nothing speaks against it."""
 
+CATCH_UP_SECONDS = 10.0
+"""So long after a connection is made the linac may still send messages again, also behind new ones."""
+
 REMEMBERED = 4096
 """Messages that can be recognised when they come again: 17 minutes at 4 a second."""
 
 RATE_SECONDS = 8.0
 """So long the linac's messages are counted before their rate is believed."""
 
-LONGEST_SECONDS = 86400.0
-"""A step of the linac's clock that is longer says nothing about how many messages are missing: it is a wrong date."""
+LONGEST_SECONDS = 2 * SILENCE_SECONDS
+"""A step of the linac's clock that is longer says nothing about how many messages of a session are missing: no session goes on
+over so long a time without a message, so the date or time is wrong, or was set."""
 
 MOST_EVENTS = 500
 """Events that a session keeps; more are only counted."""
@@ -79,7 +87,7 @@ class Event:
     bytes), `late` (an old message that was not known before: kept), `replaced` (a message came again with more items: kept).
     `missing`: how many messages are missing by the counter, which is modulo 256, so at least so many; `about`: likewise by the
     counter and the linac's clock together, at the rate seen before (None where no rate is known yet, or the clock went back or
-    on by more than a day).
+    on by more than half an hour).
     """
 
     kind: str
@@ -243,10 +251,13 @@ class SessionCutter:
         self._rate = _Rate()
         self._seen: OrderedDict[bytes, None] = OrderedDict()
         self._catching_up = False
+        self._connected_ns = 0  # when the last connection was made or lost, by the monotonic clock
         self._interruption: Event | None = None
         self._interruption_counts = True  # not yet with a session that it ended
         self._arrival: Record | None = None  # the last data
         self._arrival_run = ""
+        self._spoke: Record | None = None  # the data that completed the session's last message
+        self._spoke_run = ""
         self._settled = True
         self._doubtful: Message | None = None  # perhaps not complete when a second had passed: what comes next decides
         self._end = Position(0, 0)
@@ -257,7 +268,7 @@ class SessionCutter:
         if isinstance(what, Damage):
             self._end = entry.end
             return self._interrupt("damaged", what.reason, entry, catch_up=False)
-        steps = self._pass_time(self._elapsed(what.wall_ns, what.mono_ns, same_run=entry.run == self._arrival_run))
+        steps = self._pass_time(what.wall_ns, what.mono_ns, entry.run)
         self._end = entry.end
         match what.kind:
             case Kind.DATA:
@@ -268,7 +279,7 @@ class SessionCutter:
             case Kind.DISCONNECTED:
                 steps += self._interrupt("reconnect", str(what.facts().get("reason", "")), entry)
             case Kind.CONNECTED:
-                self._catching_up = True
+                self._catching_up, self._connected_ns = True, what.mono_ns
             case Kind.DROPPED:
                 steps += self._interrupt("dropped", f"{what.facts().get('bytes', 0)} bytes", entry, catch_up=False)
             case _:
@@ -277,7 +288,7 @@ class SessionCutter:
 
     def now(self, wall_ns: int, mono_ns: int) -> list[Step]:
         """Time has passed, by the clocks of the computer that wrote the journal, and there are no further entries."""
-        return self._pass_time(self._elapsed(wall_ns, mono_ns, same_run=True))
+        return self._pass_time(wall_ns, mono_ns, None)
 
     def end_session(self) -> list[Step]:
         """End the session that is going on, if there is one."""
@@ -287,17 +298,9 @@ class SessionCutter:
             self._interruption_counts = False
         return [Ended(session)] if session else []
 
-    def _elapsed(self, wall_ns: int, mono_ns: int, *, same_run: bool) -> float:
-        """Seconds since the last data. A wall clock can be set, a monotonic one starts anew with the computer: of two that
-        can be right the shorter."""
-        if self._arrival is None:
-            return 0.0
-        wall, mono = wall_ns - self._arrival.wall_ns, mono_ns - self._arrival.mono_ns
-        if same_run and mono >= 0:
-            return min(wall, mono) / 1e9 if wall >= 0 else mono / 1e9
-        return max(wall, 0) / 1e9
-
-    def _pass_time(self, elapsed: float) -> list[Step]:
+    def _pass_time(self, wall_ns: int, mono_ns: int, run: str | None) -> list[Step]:
+        """What comes of it that the clocks have gone on to this, in a run of the listener (None: the one that goes on)."""
+        elapsed = _elapsed(self._arrival, wall_ns, mono_ns, same_run=run in (None, self._arrival_run))
         steps: list[Step] = []
         if elapsed >= SETTLE_SECONDS and not self._settled:
             self._settled = True
@@ -311,7 +314,8 @@ class SessionCutter:
         if elapsed >= UNSURE_SECONDS and doubtful is not None and not self._cut_short(doubtful):
             self._doubtful = None
             steps += self._accept(doubtful)
-        if self.session is not None and elapsed >= self.silence_seconds:
+        said_nothing = _elapsed(self._spoke, wall_ns, mono_ns, same_run=run in (None, self._spoke_run))
+        if self.session is not None and said_nothing >= self.silence_seconds:
             steps += self.end_session()
         return steps
 
@@ -338,7 +342,8 @@ class SessionCutter:
         skipped, self._counted = self._stream.skipped_bytes - self._counted, self._stream.skipped_bytes
         if skipped:
             self.skipped_bytes += skipped
-            self._note(Event("skipped", before, self._last_edge, skipped))
+            after = self._last_edge if self._last_edge is not before else None
+            self._note(Event("skipped", before, after, skipped))
 
     def _note(self, event: Event) -> None:
         if self.session is not None:
@@ -357,7 +362,8 @@ class SessionCutter:
             self._note(Event("skipped", before, None, len(fragment.raw)))
         self._doubtful = None
         self._stream, self._counted, self._settled = MessageStream(), 0, True
-        self._catching_up = self._catching_up or catch_up
+        if catch_up and isinstance(entry.what, Record):
+            self._catching_up, self._connected_ns = True, entry.what.mono_ns
         if self._last_edge is not None or kind == "damaged":  # what is lost may have been the beginning of a session
             known = self._interruption
             if known is None:
@@ -387,6 +393,10 @@ class SessionCutter:
 
     def _message(self, message: Message, arrived_ns: int, start: Position, end: Position, run: str) -> list[Step]:
         edge = Edge(arrived_ns, message.timestamp, message.counter)
+        if len(message.raw) == HEADER_SIZE:
+            self.skipped_bytes += HEADER_SIZE
+            self._note(Event("skipped", self._last_edge, edge, HEADER_SIZE))
+            return []
         if self._is_repeat(message):
             self.repeats += 1
             self._note(Event("repeats", self._last_edge, edge))
@@ -415,6 +425,7 @@ class SessionCutter:
                     session.note(event, counts=counts)
         if session is not None:
             session.add(message, arrived_ns, end, run)
+            self._spoke, self._spoke_run = self._arrival, self._arrival_run
         self.messages += 1
         return [*steps, Kept(message, session, arrived_ns)]
 
@@ -427,7 +438,8 @@ class SessionCutter:
         if self._catching_up:
             if known:
                 return True
-            if self._latest is None or message.timestamp >= self._latest:
+            connected = self._arrival.mono_ns - self._connected_ns if self._arrival else 0
+            if connected >= CATCH_UP_SECONDS * 1e9 and (self._latest is None or message.timestamp >= self._latest):
                 self._catching_up = False
         if not known:
             self._seen[key] = None
@@ -460,6 +472,17 @@ class SessionCutter:
         elif message.timestamp < before.timestamp:
             events.append(Event("clock_back", before, edge))
         return events
+
+
+def _elapsed(since: Record | None, wall_ns: int, mono_ns: int, *, same_run: bool) -> float:
+    """Seconds since a record. A wall clock can be set, a monotonic one starts anew with the computer: of two that can be right
+    the shorter."""
+    if since is None:
+        return 0.0
+    wall, mono = wall_ns - since.wall_ns, mono_ns - since.mono_ns
+    if same_run and mono >= 0:
+        return min(wall, mono) / 1e9 if wall >= 0 else mono / 1e9
+    return max(wall, 0) / 1e9
 
 
 class _Rate:

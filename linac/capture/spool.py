@@ -5,7 +5,8 @@
     status.json                    what the listener is doing, replaced every second (`linac.capture.status`)
     listener.lock                  held by the listener while it lives (`linac.capture.lock`)
     archiver.lock                  held by the archiver while it works
-    follower.lock, follower.json   held by who sees to the listener, and who that is (`linac.capture.follower`)
+    follower.lock, follower.json   held by who sees to the listener; who that is, or was before a crash, its iCom folder, and
+                                   when it was last there (`linac.capture.follower`)
     stop                           a request to the listener to end (`linac.capture.control`)
     listener.log, listener.out     what a detached listener has to say, bounded
     checkpoint.json                how far the archiver is: only saves work, may be deleted
@@ -25,6 +26,7 @@ import re
 import stat
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from linac.errors import SetupError
@@ -36,8 +38,12 @@ _SERIAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}[A-Za-z0-9_-]|[A-Za-z0-9]"
 _PRIVATE_FOLDER, _PRIVATE_FILE = 0o700, 0o600
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
-WINDOWS_DEVICES = {"con", "prn", "aux", "nul", *(f"{name}{digit}" for name in ("com", "lpt") for digit in range(1, 10))}
-"""Names that Windows keeps for devices, with any extension, in any folder (Microsoft's "Naming Files, Paths, and Namespaces")."""
+WINDOWS_DEVICES = {
+    *("con", "prn", "aux", "nul", "conin$", "conout$"),
+    *(f"{name}{digit}" for name in ("com", "lpt") for digit in "123456789\u00b9\u00b2\u00b3"),
+}
+"""Names that Windows keeps for devices, with any extension, in any folder (Microsoft's "Naming Files, Paths, and Namespaces",
+which counts the raised digits 1 to 3 as digits, and "Console Handles")."""
 
 
 @dataclass(frozen=True)
@@ -58,59 +64,59 @@ class Spool:
             )
         object.__setattr__(self, "root", Path(self.root).absolute())
 
-    @property
+    @cached_property
     def folder(self) -> Path:
         return self.root / self.serial
 
-    @property
+    @cached_property
     def journal(self) -> Path:
         return self.folder / "journal"
 
-    @property
+    @cached_property
     def status(self) -> Path:
         return self.folder / "status.json"
 
-    @property
+    @cached_property
     def lock(self) -> Path:
         return self.folder / "listener.lock"
 
-    @property
+    @cached_property
     def archiver_lock(self) -> Path:
         return self.folder / "archiver.lock"
 
-    @property
+    @cached_property
     def follower_lock(self) -> Path:
         return self.folder / "follower.lock"
 
-    @property
+    @cached_property
     def follower(self) -> Path:
         return self.folder / "follower.json"
 
-    @property
+    @cached_property
     def stop(self) -> Path:
         return self.folder / "stop"
 
-    @property
+    @cached_property
     def log(self) -> Path:
         return self.folder / "listener.log"
 
-    @property
+    @cached_property
     def out(self) -> Path:
         return self.folder / "listener.out"
 
-    @property
+    @cached_property
     def checkpoint(self) -> Path:
         return self.folder / "checkpoint.json"
 
-    @property
+    @cached_property
     def ledger(self) -> Path:
         return self.folder / "sessions.jsonl"
 
-    @property
+    @cached_property
     def archive_status(self) -> Path:
         return self.folder / "archive.json"
 
-    @property
+    @cached_property
     def drafts(self) -> Path:
         return self.folder / "drafts"
 

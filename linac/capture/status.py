@@ -19,7 +19,8 @@ REMEMBERED_HOURS, REMEMBERED = 24, 100
 
 
 class Interruption(NamedTuple):
-    """A time without a connection, after there had been one. Aware, UTC."""
+    """A time in which nothing came for want of a connection, after something had come: it ends with the first bytes of a new one.
+    Aware, UTC."""
 
     since: datetime
     until: datetime
@@ -53,17 +54,18 @@ class Status:
 
     `running`: whether the process lives, by its lock (filled in by `control.status`). `state`: `starting`, `connecting`,
     `connected`, `waiting` (before the next try), `stopping`, `stopped`. `messages`: by their date headers; the archive counts
-    exactly. `gaps`: times that messages may be missing (lost connections, dropped bytes). `silent`: connected, but no byte for 10
-    s; `silences`: how often. `queue_bytes`: not yet in the journal. `dropped_bytes`: lost because the disk did not keep up.
-    `losing`: what comes cannot be written now, so it waits in memory and then is dropped. `unwritten_bytes`: lost because the
-    disk did not take them when the listener ended.
+    exactly. `gaps`: times that messages may be missing (connections lost that had brought something, dropped bytes). `silent`:
+    connected, but no byte for 10 s; `silences`: how often. `queue_bytes`: not yet in the journal. `dropped_bytes`: lost because
+    the disk did not keep up.
+    `losing`: what comes cannot be written now, so it waits in memory (`waiting_bytes`) and then is dropped.
+    `unwritten_bytes`: lost because the disk did not take them when the listener ended.
     `backlog_bytes`: not yet archived; `archive_trouble`: why nothing can be archived, since `archive_trouble_since`, else empty
     (all three filled in by `control.status`). `last_error`: why there is no connection, else empty. `findings`: what an operator
     should know now.
 
     `interruptions`: those of the last 24 h, the times between two listeners included; `disconnected_since`: when the one that
-    goes on began (None while connected), `disconnected_reason`: why. `standalone`: a service or command of its own runs it, and
-    alone ends it.
+    goes on began (None while something comes), `disconnected_reason`: why. `standalone`: a service or command of its own runs
+    it, and alone ends it.
     """
 
     serial: str
@@ -87,6 +89,7 @@ class Status:
     queue_bytes: int = 0
     dropped_bytes: int = 0
     losing: bool = False
+    waiting_bytes: int = 0
     unwritten_bytes: int = 0
     journal_bytes: int = 0
     backlog_bytes: int = 0

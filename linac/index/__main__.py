@@ -31,10 +31,10 @@ from linac import ENDED
 from linac.errors import BackupError, LinacError, SetupError, StorageError
 from linac.index import Added, Index, Log
 from linac.index.export import export_pymedphys
-from linac.index.names import check_serial
+from linac.index.names import ROOT, check_serial
 from linac.index.schema import DELIVERIES, SAMPLES, as_markdown
 from linac.index.verify import as_json, verify
-from linac.transport import Entry, connect
+from linac.transport import Entry, Folder, connect
 from linac.trf.backup import MAX_TRF_BYTES, read_trfs
 
 SHOWN = ("start_local", "linac", "field_label", "field_name", "delivered_mu", "beam_on_s", "end_state", "rows", "sha256")
@@ -52,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with connect(_absolute(options.root)) as folder:
             folder.check()  # a share that is away must not look like an empty index
+            _check_root(folder, is_new=options.action in (_add, _verify, _measure))  # verify tells it itself
             return int(options.action(Index(folder), options))
     except LinacError as error:
         print(error, file=sys.stderr)
@@ -63,6 +64,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _absolute(path: str) -> str:
     return path if path.startswith("\\\\") else os.path.abspath(path)
+
+
+def _check_root(folder: Folder, *, is_new: bool) -> None:
+    """Raise `SetupError` for a folder that cannot be the one meant: it holds no index, though it should, or is `TRF` itself."""
+    if folder.find(ROOT) is not None:
+        return
+    if all(folder.find(tree) is not None for tree in ("deliveries", "raw", "catalogue")):
+        raise SetupError(f"{folder.location} is the folder {ROOT} of an index. Give the records root, which is one above.")
+    if not is_new:
+        raise SetupError(f"{folder.location} holds no index: there is no folder {ROOT}. Give the site's records root.")
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no day. Give year, month and day, such as 2026-01-31.") from error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -80,12 +98,12 @@ def _parser() -> argparse.ArgumentParser:
     add = command("add", _add, "bring in backups (zip), .trf files, and folders of them")
     add.add_argument("--machine", required=True, metavar="SERIAL", help="the linac's serial, as in 4299")
     add.add_argument("--again", action="store_true", help="read backups that are taken in already as well")
-    add.add_argument("sources", nargs="+", metavar="SOURCE")
+    add.add_argument("sources", nargs="+", metavar="SOURCE", help="a zip, a .trf file or a folder of them; * and ? work")
     retry = command("retry", _retry, "try the logs in quarantine again, as after an update")
     retry.add_argument("--machine", required=True, metavar="SERIAL", help="the linac's serial, as in 4299")
     find = command("find", _find, "find deliveries, by all that is given")
     find.add_argument("--field", help="the field's label, name or label/name, in any case; * stands for any text")
-    find.add_argument("--day", type=date.fromisoformat, metavar="YYYY-MM-DD", help="the day, by the site's clock")
+    find.add_argument("--day", type=_day, metavar="YYYY-MM-DD", help="the day, by the site's clock")
     find.add_argument("--hash", metavar="HEX", help="the SHA-256 of the log, or its begin")
     find.add_argument("--machine", metavar="SERIAL", help="the linac's serial")
     find.add_argument("--csv", action="store_true", help="print all columns, as CSV")
@@ -95,7 +113,9 @@ def _parser() -> argparse.ArgumentParser:
     compact = command(
         "compact", _compact, "finish interrupted runs, bring files of older software up to date, make the catalogue anew"
     )
-    compact.add_argument("--smaller", action="store_true", help="also compress the samples of months that are over harder")
+    compact.add_argument(
+        "--smaller", action="store_true", help="also pack all samples harder that are not yet, however long it takes"
+    )
     let_go = command("dismiss", _dismiss, "say no more of damaged backups in the report of trf-index; without names, list them")
     let_go.add_argument("--machine", required=True, metavar="SERIAL", help="the linac's serial, as in 4299")
     let_go.add_argument("--backup", action="append", default=[], metavar="NAME", help="its file name; may be repeated")
@@ -294,7 +314,7 @@ def _compact(index: Index, options: argparse.Namespace) -> int:
     done = index.compact(smaller=options.smaller)
     print(f"{done.recovered} deliveries of interrupted runs brought to their end, {len(done.renewed)} files brought up to date.")
     if options.smaller:
-        print(f"{len(done.smaller)} files of months that are over made smaller by {done.saved_bytes / 1e6:.1f} MB.")
+        print(f"{len(done.smaller)} samples files made smaller by {done.saved_bytes / 1e6:.1f} MB.")
     print(f"The catalogue lists {done.deliveries} deliveries.")
     return 0
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import PurePath
 
 from linac import trf
-from linac.errors import TrfError
+from linac.errors import StorageError, TrfError
 from linac.index import deliveries, names, quarantine, writer
 from linac.index.quarantine import Quarantined
 from linac.index.writer import Leasing, New, Writer
@@ -97,7 +97,7 @@ class Adding:
         self._known: dict[str, dict[str, str]] = {}
         self._batch: dict[str, New] = {}
         self._size = 0
-        self._aside: list[Quarantined] | None = None
+        self._aside: _Aside | None = None
         self._unreadable: set[str] = set()
         self._expected: set[str] = {serial}
         self.added = Added()
@@ -201,33 +201,69 @@ class Adding:
             return  # the same again, from an overlapping backup
         self._unreadable.add(path)
         item = (names.log_name(log.name), reason)
-        if path in {known.file for known in self._set_aside_before()} and quarantine.is_whole(self._folder, path):
+        aside = self._set_aside_before()
+        if aside.has(path):
             self.added.quarantined.insert(self.added.quarantined_before, item)
             self.added.quarantined_before += 1
             return
         self.added.quarantined.append(item)
         quarantine.put(self._folder, path, sha256, log.data, reason, log.source)
-        self._aside = None
+        aside.put(Quarantined(path, names.log_name(log.name), sha256[:12], len(log.data)))
 
     def _release(self, name: str, sha256: str, data: bytes) -> None:
         """Let go of what was set aside and is in the index now: the same content, or the same log in a better copy, which has the
         same name. One that says another time is another log."""
         aside = self._set_aside_before()
-        for item in list(aside):
+        for item in aside.like(names.log_name(name), sha256[:12]):
             if item.sha256_begin != sha256[:12]:
-                if item.name != names.log_name(name):
+                try:
+                    time = _said_time(self._folder.read(item.file))
+                except StorageError:
+                    if self._folder.find(item.file) is not None:
+                        raise
+                    aside.remove(item)  # another run let it go
                     continue
-                time = _said_time(self._folder.read(item.file))
                 if time and not data.startswith(time):
                     continue
             quarantine.remove(self._folder, item)
             aside.remove(item)
             self.added.released += 1
 
-    def _set_aside_before(self) -> list[Quarantined]:
+    def _set_aside_before(self) -> "_Aside":
         if self._aside is None:
-            self._aside = quarantine.listed(self._folder, self._serial)
+            self._aside = _Aside(quarantine.listed(self._folder, self._serial))
         return self._aside
+
+
+class _Aside:
+    """What is set aside for the linac, listed once: newer software's logs can be very many."""
+
+    def __init__(self, listed: Iterable[Quarantined]) -> None:
+        self._files: dict[str, Quarantined] = {}
+        self._called: dict[str, set[str]] = {}  # by name, and by the begin of the hash: the files
+        for item in listed:
+            self.put(item)
+
+    def has(self, file: str) -> bool:
+        """Whether a log lies in this file, with its reason beside it."""
+        return file in self._files and self._files[file].is_whole
+
+    def put(self, item: Quarantined) -> None:
+        """One more."""
+        self._files[item.file] = item
+        for key in (item.name, item.sha256_begin):
+            self._called.setdefault(key, set()).add(item.file)
+
+    def like(self, name: str, sha256_begin: str) -> list[Quarantined]:
+        """Those of this name or this content."""
+        files = self._called.get(name, set()) | self._called.get(sha256_begin, set())
+        return [self._files[file] for file in sorted(files)]
+
+    def remove(self, item: Quarantined) -> None:
+        """One less."""
+        del self._files[item.file]
+        for key in (item.name, item.sha256_begin):
+            self._called[key].discard(item.file)
 
 
 def _said_time(data: bytes) -> bytes:

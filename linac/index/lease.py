@@ -99,19 +99,24 @@ class Lease:
             if self._is_ours():
                 self._folder.remove(self._name)
 
-    def keep(self) -> None:
+    def keep(self, *, surely: bool = False) -> None:
         """Show that this writer lives, and make sure that no other took over. Call it before every step that changes files.
 
-        Raises `StorageError` if the lease is lost: then stop at once, and let the next run finish the work.
+        It looks every now and then by this computer's clock, which stands still while the computer is suspended; `surely`, it
+        looks now, as before a step that would undo another's work. Raises `StorageError` if the lease is lost: then stop at once,
+        and let the next run finish the work.
         """
         now = self._clock()
-        if now - self._last < self._stale / 10:
+        due = now - self._last >= self._stale / 10
+        if not due and not surely:
             return
         if not self._is_ours():
             raise StorageError(
-                f"This run stood still for {now - self._last:.0f} s while writing to {self._folder.location}, and another run "
-                "went on in its place. Run again: what is there already is not done twice."
+                f"This run stood still while writing to {self._folder.location}, and another run went on in its place. Run "
+                "again: what is there already is not done twice."
             )
+        if not due:
+            return
         self._beats += 1
         self._folder.write(self._name, self._text())
         self._last = now

@@ -13,23 +13,20 @@ REASON = ".reason.txt"
 
 @dataclass(frozen=True)
 class Quarantined:
-    """A log set aside: its file below the records root, its own name, the first 12 digits of its hash, its size, and why."""
+    """A log set aside: its file below the records root, its own name, the first 12 digits of its hash, its size, and why; and
+    whether its reason lies beside it, which a run that was interrupted has not written yet."""
 
     file: str
     name: str
     sha256_begin: str
     size: int
     reason: str = ""
+    is_whole: bool = True
 
 
 def file_name(serial: str, name: str, sha256: str) -> str:
     """Where a log is set aside: by name and content, so doing it twice does it once."""
     return f"{names.QUARANTINE}/{serial}/{names.log_name(name, sha256[:12])}"
-
-
-def is_whole(folder: Folder, path: str) -> bool:
-    """Whether a log that is set aside has its reason beside it."""
-    return folder.find(path + REASON) is not None
 
 
 def put(folder: Folder, path: str, sha256: str, data: bytes, reason: str, source: str) -> None:
@@ -51,18 +48,19 @@ def put(folder: Folder, path: str, sha256: str, data: bytes, reason: str, source
 
 
 def listed(folder: Folder, serial: str) -> list[Quarantined]:
-    """What is set aside for a linac, reasons left out."""
+    """What is set aside for a linac, reasons left out. One listing."""
     where = f"{names.QUARANTINE}/{serial}"
+    sizes = {entry.name: entry.size for entry in folder.list(f"{where}/*") if not entry.is_folder}
     return [
-        Quarantined(f"{where}/{entry.name}", f"{match[1]}.trf", match[2], entry.size)
-        for entry in folder.list(f"{where}/*.trf")
-        if (match := _NAME.fullmatch(entry.name))
+        Quarantined(f"{where}/{name}", f"{match[1]}.trf", match[2], size, is_whole=name + REASON in sizes)
+        for name, size in sizes.items()
+        if (match := _NAME.fullmatch(name))
     ]
 
 
 def reason_of(folder: Folder, item: Quarantined) -> tuple[str, str]:
     """Why a log was set aside, and where it came from."""
-    if not is_whole(folder, item.file):
+    if not item.is_whole:
         return "not recorded: the run was interrupted", ""
     text = folder.read(item.file + REASON).decode("utf-8", "replace")
     found = dict(re.findall(r"^(Why|Came from): +(.*)$", text, re.MULTILINE))

@@ -206,7 +206,7 @@ class _Verifying:
         for entry in self._folder.list(f"{names.QUARANTINE}/*"):
             for item in quarantine.listed(self._folder, entry.name):
                 self.report.quarantined += 1
-                if not quarantine.is_whole(self._folder, item.file):
+                if not item.is_whole:
                     self._wrong(f"{item.file} has no reason beside it: a run was interrupted. The next retry writes it.")
                 data = self._folder.read(item.file)
                 if not hashlib.sha256(data).hexdigest().startswith(item.sha256_begin):

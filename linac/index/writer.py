@@ -251,7 +251,7 @@ class Writer:
         staged = f"{names.PENDING}/{name.rpartition('/')[2]}{STAGED}"
         lease.keep()
         self._folder.write(staged, data)
-        lease.keep()
+        lease.keep(surely=True)
         try:
             self._folder.replace(staged, name)
         except StorageError:

@@ -29,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LinacError as error:
         print(error, file=sys.stderr)
         return 1
+    if found.kind != chosen.type:
+        print(f"The gateway has no host key of type {chosen.type}; it shows one of another type instead.\n")
     print(f"The gateway {chosen.host} port {chosen.port} shows this host key:\n\n    {found.kind}  {found.fingerprint}\n")
     print(f"{ADVICE}\n{found.line}")
     return 0

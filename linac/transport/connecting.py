@@ -66,7 +66,8 @@ def connect(
 
     A UNC path is opened by the operating system where that can do it (Windows) and neither credentials nor a port nor a
     gateway are given; otherwise by SMB right from here, on any system. `timeout`: seconds without a sign of life of the server
-    after which it counts as hung. Nothing is connected yet: the first use does that.
+    after which it counts as hung; what the operating system opens goes by its own (Windows: a minute or so). Nothing is connected
+    yet: the first use does that.
 
     Raises `SetupError` for a relative path (it would depend on where a worker happens to run), for a path of Windows on another
     system, for a gateway or credentials with a local path, for a UNC path without credentials where the operating system cannot
@@ -74,6 +75,8 @@ def connect(
     """
     text = os.fspath(path)
     check_numbers(port, timeout)
+    if not isinstance(credentials, Credentials | None):
+        raise SetupError("The credentials are none. Give them as Credentials(user, password, domain).")  # never what they hold
     _check_letters(text)
     unc = split_unc(text)
     if unc is not None:
@@ -109,9 +112,9 @@ def connect(
 
 def check_numbers(port: int, timeout: float) -> None:
     """Raise `SetupError` for a port that is none, and for a timeout that is no time, or no end."""
-    if not 1 <= port <= 65535:
-        raise SetupError(f"{port} is no port. Give one from 1 to 65535; file sharing (SMB) has {SMB_PORT}, SSH 22.")
-    if not 0 < timeout < math.inf:  # not a number is neither
+    if not isinstance(port, int) or not 1 <= port <= 65535:
+        raise SetupError(f"{port!r} is no port. Give one from 1 to 65535; file sharing (SMB) has {SMB_PORT}, SSH 22.")
+    if not isinstance(timeout, int | float) or not 0 < timeout < math.inf:  # NaN is neither
         raise SetupError(
             f"Nobody can wait for {timeout} seconds. Give a timeout of more than 0 s; {TIMEOUT_SECONDS:.0f} s is usual."
         )

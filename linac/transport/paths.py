@@ -3,9 +3,11 @@
 import contextlib
 import errno
 import fnmatch
+import io
 import os
 import re
 import shutil
+import sys
 import time
 import uuid
 from abc import ABC, abstractmethod
@@ -14,11 +16,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PureWindowsPath
 from types import TracebackType
-from typing import IO, Self, TypeVar
+from typing import IO, Any, Self, TypeVar
 
 from linac.errors import LinacError, SetupError, StorageError, UnreachableError
 from linac.transport import fetching
 from linac.transport.fetching import Source
+
+if sys.platform == "win32":
+    import ctypes
+    import msvcrt
+    from ctypes import wintypes
 
 REPLACE_TRIES = 8
 """Windows refuses to replace a file that somebody has open (virus scanners do, for a moment): tries before giving up."""
@@ -31,6 +38,9 @@ CREATE_TRIES, CREATE_PAUSE_SECONDS = 20, 0.05
 
 ASIDE = ".part-"
 """Marks a file still being written: `<name>.part-<random>`. Listings leave such files out; `sweep` removes old ones."""
+
+LONGEST_NAME = 32_000
+"""Letters of a name that no system could be asked for any more: Windows counts them in 16 bits."""
 
 LONG_PATH = 230
 """Letters of a path from which on Windows gets it in its long form: room for the ending of a file being written is left."""
@@ -50,6 +60,41 @@ _DEVICES = re.compile(
     r"(?:CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(?:COM|LPT)[1-9\u00b9\u00b2\u00b3])[ ]*(?:\..*)?", re.IGNORECASE | re.DOTALL
 )
 """Names that mean a device on Windows, whatever follows their first dot."""
+
+_AWAY = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("ETIMEDOUT", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH", "ENETRESET", "ECONNREFUSED", "ECONNRESET"),
+        *("ECONNABORTED", "ENOTCONN", "ESHUTDOWN", "ESTALE", "EREMOTEIO"),
+    )
+    if hasattr(errno, name)
+)
+"""What the system says of a file whose server cannot be reached: with mounted shares on Linux, and with sockets anywhere."""
+
+_AWAY_ON_WINDOWS = frozenset(
+    {51, 53, 54, 55, 57, 58, 59, 64, 71, 121, 1203, 1222, 1225, 1231, 1232, 1233, 1234, 1236, 1460, 2250}
+)
+"""The same by numbers of Windows ([MS-ERREF] 2.2), of which Python takes some for a file that is not there: no such server, the
+network busy or gone, the share gone, no more connections, timed out, refused, unreachable, broken off."""
+
+_IN_WORDS = {
+    errno.ENOSPC: "the disk or share is full. Free some space; the next run does what this one could not.",
+    errno.EROFS: "it is write-protected. Let the account that runs this write to it.",
+    errno.EISDIR: "it is a folder, not a file.",
+    errno.ENOTDIR: "something on the way to it is a file, not a folder.",
+    errno.ENOTEMPTY: "the folder is not empty.",
+    errno.EEXIST: "something of that name is there already.",
+    errno.ENAMETOOLONG: "its name is too long for that disk or share. Give a shorter one.",
+    errno.ELOOP: "the links on the way to it lead in a circle. Have them mended.",
+    getattr(
+        errno, "EDQUOT", -1
+    ): "the quota of the account that runs this is used up. Free some space or have it raised, then try again.",
+}
+"""What the operating system says of files, as `smb_errors` says it."""
+
+_NO_SHARE = 67
+_ACCOUNT = frozenset({86, 1219, 1311, 1326, 1327, 1328, 1329, 1330, 1331, 1385, 1396, 1787, 1789, 1793, 1907, 1909})
+"""Windows: the share is not there; the account is not let in, or another is connected to that server already."""
 
 
 T = TypeVar("T")
@@ -103,7 +148,8 @@ class Folder(ABC):
 
     @abstractmethod
     def open(self, name: str, mode: str = "rb") -> IO[bytes]:
-        """A binary file object (`rb`), to be closed by the caller. Whole-file writing goes through `write` or `store`."""
+        """A binary file object (`rb`), to be closed by the caller; reading it raises what the folder's methods raise. Others may
+        write, rename and remove the file meanwhile. Whole-file writing goes through `write` or `store`."""
 
     @abstractmethod
     def fetch(self, name: str, local: Path, verify: Callable[[Path], None] | None = None) -> bool:
@@ -249,6 +295,8 @@ def split_pattern(pattern: str) -> tuple[list[str], str]:
 
 
 def _split(name: str) -> list[str]:
+    if len(name) > LONGEST_NAME:
+        raise SetupError(f"A name of {len(name)} letters is too long for any system ({name[:40]!r}...). Give a shorter one.")
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
     if name[:1] in ("/", "\\") or (":" in name and PureWindowsPath(name).drive) or ".." in parts:
         raise SetupError(f"The name {name!r} leads out of its folder. Give a name below the folder, without '..' or a drive.")
@@ -275,7 +323,12 @@ def extended_path(path: str) -> str:
 
 
 class LocalFolder(Folder):
-    """A folder that the operating system opens by itself: local disk, mapped drive, mounted share, on Windows a UNC path."""
+    """A folder that the operating system opens by itself: local disk, mapped drive, mounted share, on Windows a UNC path.
+
+    No name leads out of it. A symbolic link or junction that lies in it does, if whoever laid it wanted so: records are put on
+    a larger disk that way, and who can lay one there can write there as well. How long a server that hangs is waited for is the
+    operating system's business (Windows gives up after a minute or so).
+    """
 
     def __init__(self, path: str | os.PathLike[str], *, within: "LocalFolder | None" = None) -> None:
         self.path = Path(path)
@@ -313,19 +366,29 @@ class LocalFolder(Folder):
         where = "/".join(above)
         entries = []
         with self._explained("list", where):
-            try:
+            found: list[os.DirEntry[str]] = []
+            with _fine_if_missing():
                 found = list(os.scandir(self._at(where)))
-            except FileNotFoundError:
-                return []
             for item in found:
                 if ASIDE in item.name or not fnmatch.fnmatch(item.name, last):
                     continue
-                with contextlib.suppress(FileNotFoundError):  # removed since the listing
-                    stat = item.stat()
-                    folder = item.is_dir()
-                    modified = datetime.fromtimestamp(stat.st_mtime, UTC)
-                    entries.append(Entry(item.name, 0 if folder else stat.st_size, modified, folder))
+                try:
+                    status, folder = item.stat(), item.is_dir()
+                except OSError as error:  # removed since the listing; or a link that leads nowhere
+                    if error.errno not in (errno.ENOENT, errno.ELOOP):
+                        raise
+                    continue
+                modified = datetime.fromtimestamp(status.st_mtime, UTC)
+                entries.append(Entry(item.name, 0 if folder else status.st_size, modified, folder))
         return sorted(entries, key=lambda entry: entry.name)
+
+    def find(self, name: str) -> Entry | None:
+        try:
+            return super().find(name)
+        except StorageError as error:
+            if isinstance(error.__cause__, NotADirectoryError):  # a file where its folder should be
+                return None
+            raise
 
     def check(self) -> None:
         with self.root._explained("list", ""), os.scandir(self.root._at("")):
@@ -336,8 +399,9 @@ class LocalFolder(Folder):
     def open(self, name: str, mode: str = "rb") -> IO[bytes]:
         if mode != "rb":
             raise ValueError("files are opened for reading only; write them with write() or store(), which never leave a part")
+        path = self._file(name)
         with self._explained("open", name):
-            return self._file(name).open("rb")
+            return io.BufferedReader(_LocalFile(path))
 
     def fetch(self, name: str, local: Path, verify: Callable[[Path], None] | None = None) -> bool:
         with self._explained("fetch", name):
@@ -345,12 +409,13 @@ class LocalFolder(Folder):
             source = self._source(path)
             if fetching.is_known(source, local):
                 return False
-            with path.open("rb") as file:
+            with _LocalFile(path) as file:
 
                 def copy(offset: int, take: Callable[[memoryview | bytes], object]) -> Callable[[], Source]:
                     file.seek(offset)
-                    while piece := file.read(1 << 20):
-                        take(piece)
+                    buffer = memoryview(bytearray(1 << 20))
+                    while length := file.readinto(buffer):
+                        take(buffer[:length])
                     return lambda: self._source(path)
 
                 fetching.fetch(source, copy, local, verify, replace_local)
@@ -358,21 +423,21 @@ class LocalFolder(Folder):
 
     @staticmethod
     def _source(path: Path) -> Source:
-        stat = path.stat()
-        return Source(str(path), stat.st_size, stat.st_mtime_ns)
+        status = path.stat()
+        return Source(str(path), status.st_size, status.st_mtime_ns)
 
     def store(self, local: Path, name: str) -> None:
-        with self._explained("store", name):
+        with self._explained(f"store {local} as", name):
             self._make_above(name)
             _copy_whole(local, self._file(name))
 
     def replace(self, old: str, new: str) -> None:
-        with self._explained("replace", new):
-            source, target = self._file(old), self._file(new)
+        source, target = self._file(old), self._file(new)
+        with self._explained(f"rename {source} to", new):
             self._in_folder(target, lambda: replace_local(source, target))
 
     def remove(self, name: str) -> None:
-        with self._explained("remove", name), contextlib.suppress(FileNotFoundError):
+        with self._explained("remove", name), _fine_if_missing():
             path = self._file(name)
             if path.is_dir():
                 path.rmdir()
@@ -442,7 +507,7 @@ class LocalFolder(Folder):
 
     def sweep(self, name: str = "", older_seconds: float = STALE_SECONDS) -> int:
         removed = 0
-        with self._explained("tidy", name), contextlib.suppress(FileNotFoundError):
+        with self._explained("tidy", name), _fine_if_missing():
             before = time.time() - older_seconds
             for item in list(os.scandir(self._at(name))):
                 with contextlib.suppress(FileNotFoundError, PermissionError):  # another sweeps too, or still writes it
@@ -450,6 +515,48 @@ class LocalFolder(Folder):
                         os.unlink(item.path)
                         removed += 1
         return removed
+
+
+_opener: Callable[[str, int], int] | None = None
+"""How a file is opened that is others' as well; None: as Python does it."""
+
+if sys.platform == "win32":
+
+    def _open_shared(path: str, _: int) -> int:
+        """A descriptor to read from. Python's own `open` keeps everybody from renaming and removing the file while it is open."""
+        create = ctypes.WinDLL("kernel32", use_last_error=True).CreateFileW
+        create.restype = wintypes.HANDLE
+        create.argtypes = [wintypes.LPCWSTR, *[wintypes.DWORD] * 2, wintypes.LPVOID, *[wintypes.DWORD] * 2, wintypes.HANDLE]
+        generic_read, share_all, open_existing = 0x80000000, 0x7, 3
+        handle = create(str(path), generic_read, share_all, None, open_existing, 0, None)
+        if handle == wintypes.HANDLE(-1).value:
+            raise ctypes.WinError(ctypes.get_last_error())
+        return msvcrt.open_osfhandle(handle, os.O_RDONLY | os.O_BINARY | os.O_NOINHERIT)
+
+    _opener = _open_shared
+
+
+class _LocalFile(io.FileIO):
+    """A file to be read that others may write, rename and remove meanwhile: it is theirs, and may be the linac's. What goes wrong
+    while it is read is told as the folder's methods tell it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "rb", opener=_opener)
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            return super().readinto(buffer) or 0
+        except OSError as error:
+            raise self._told(error) from error
+
+    def readall(self) -> bytes:
+        try:
+            return super().readall() or b""
+        except OSError as error:
+            raise self._told(error) from error
+
+    def _told(self, error: OSError) -> LinacError:
+        return _kind(error)(f"Could not read {self.name}: {_why(error)}")
 
 
 class _RootMissingError(FileNotFoundError):
@@ -461,11 +568,29 @@ class _RootMissingError(FileNotFoundError):
 
 @contextlib.contextmanager
 def explain(action: str, what: str, shown: Callable[[], object] | None = None) -> Iterator[None]:
-    """Turn an OSError into a `StorageError` that says what to do."""
+    """Turn an OSError into an error that says what to do: an `AwayError` where a server is away, else mostly a `StorageError`."""
     try:
         yield
     except OSError as error:
-        raise StorageError(f"Could not {action} {shown() if shown else what}: {_why(error)}") from error
+        raise _kind(error)(f"Could not {action} {shown() if shown else what}: {_why(error)}") from error
+
+
+def _kind(error: OSError) -> type[LinacError]:
+    """Who must act."""
+    code = getattr(error, "winerror", None)
+    if code == _NO_SHARE or code in _ACCOUNT:
+        return SetupError
+    return AwayError if code in _AWAY_ON_WINDOWS or error.errno in _AWAY else StorageError
+
+
+@contextlib.contextmanager
+def _fine_if_missing() -> Iterator[None]:
+    """Go on where a file or folder is not there, unless that is because its server or share is not."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        if _kind(error) is not StorageError:
+            raise
 
 
 def _why(error: OSError) -> str:
@@ -475,12 +600,30 @@ def _why(error: OSError) -> str:
             f"the folder {error.filename} is not there. If it is on a share or another disk, connect that; if it is a new "
             "folder, make it first. It is not made by itself, so that nothing is written to the wrong disk."
         )
+    code = getattr(error, "winerror", None)
+    if code == _NO_SHARE:
+        return r"the server has no share of that name. Check the path: it reads \\server\share\folder."
+    if code == 1219:
+        return (
+            "Windows is connected to that server with another account already. Give the share its account (credentials), so that "
+            "it is opened without Windows's help."
+        )
+    if code in _ACCOUNT:
+        return (
+            f"the server does not let the account in that this runs as ({error.strerror}). Have it allowed there, or give the "
+            "share an account of its own (credentials)."
+        )
+    if _kind(error) is AwayError:
+        return (
+            f"its server cannot be reached ({error.strerror or error}). Look whether it is switched on and whether this "
+            "computer's network reaches it; the next try connects anew."
+        )
     if isinstance(error, FileNotFoundError):
         return "it is not there. Check the path, and that the share is connected."
     if isinstance(error, PermissionError):
         return "access denied. Give the account that runs this the right to it, or close the program that has it open."
-    if error.errno == errno.ENOSPC:
-        return "the disk or share is full. Free some space; the next run continues where this one stopped."
+    if error.errno in _IN_WORDS:
+        return _IN_WORDS[error.errno]
     return f"{error.strerror or error}. Check that the disk or share is reachable, then try again."
 
 

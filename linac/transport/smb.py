@@ -61,10 +61,31 @@ class _Links:
         self.where, self.timeout = where, timeout
         self._credentials, self._gateway = credentials, gateway
         self._lock = threading.Lock()
+        self._laying = threading.Lock()
+        """Held by who lays the way, which may take long; nobody else may wait for that, least of all `close`."""
         self._by_thread: dict[int, Link] = {}
         self._way: Way | None = None
         self._address = (where.server, where.port)
         self._closed = False
+        self._left: list[str] = []
+
+    def leave(self, path: str) -> None:
+        """A part whose connection broke off, to be removed over the next one."""
+        with self._lock:
+            self._left.append(path)
+
+    def _tidy(self, link: Link) -> None:
+        """Remove what was left. One that the server still has open from before may yet get its name: it is left alone."""
+        with self._lock:
+            left, self._left = self._left, []
+        for path in left:
+            try:
+                _remove_alone(link, path)
+            except StatusError as error:
+                if error.status == smb_errors.SHARING_VIOLATION:
+                    self.leave(path)
+            except LinacError:
+                self.leave(path)
 
     def get(self) -> Link:
         """This thread's connection, made if need be; one of a thread that has ended is taken over."""
@@ -83,8 +104,10 @@ class _Links:
         link = self._make()
         with self._lock:
             self._by_thread[me] = link
-            if not self._closed:
-                return link
+            usable = not self._closed
+        if usable:
+            self._tidy(link)
+            return link
         link.tear_down()
         raise closed(self.where.location)
 
@@ -100,15 +123,23 @@ class _Links:
         """Where to connect to."""
         if self._gateway is None:
             return self._address
-        with self._lock:
-            if self._way is None:
-                way = self._gateway.forward(self.where.server, self.where.port)
-                try:
-                    self._address = way.__enter__()
-                except UnreachableError as trouble:  # whoever wants the share sees that it is away, whatever stands before it
-                    raise AwayError(str(trouble)) from trouble
-                self._way = way
-            return self._address
+        with self._laying:
+            with self._lock:
+                if self._closed:
+                    raise closed(self.where.location)
+                if self._way is not None:
+                    return self._address
+            way = self._gateway.forward(self.where.server, self.where.port)
+            try:
+                address = way.__enter__()
+            except UnreachableError as trouble:  # whoever wants the share sees that it is away, whatever stands before it
+                raise AwayError(str(trouble)) from trouble
+            with self._lock:
+                if not self._closed:
+                    self._way, self._address = way, address
+                    return address
+            way.__exit__(None, None, None)
+            raise closed(self.where.location)
 
     def _lost(self, error: AwayError) -> LinacError:
         """What to say of a connection that failed: behind a gateway that fails, the server is not to blame."""
@@ -149,7 +180,8 @@ class SmbFolder(Folder):
         gateway: Gateway | None = None,
         timeout: float = TIMEOUT_SECONDS,
     ) -> None:
-        where = Where(server, port, share, credentials.login if credentials else "this account", gateway is not None)
+        account = "this account" if credentials is None else credentials.login or "an account without a name"
+        where = Where(server, port, share, account, gateway is not None)
         self._links = _Links(where, credentials, gateway, timeout)
         self._base = "\\".join(split_name(below))
         self._root = self
@@ -384,13 +416,18 @@ class SmbFolder(Folder):
         target = self._file(name)
         part = f"{target}{ASIDE}{uuid.uuid4().hex[:8]}"
         with self._link("write", name) as link:
-            opened = self._with_folders(link, name, lambda: self._new_file(link, part, name, pieces, size, durable))
             try:
-                if time_ns is not None:
-                    link.call(messages.set_time(messages.from_ns(time_ns), opened.handle))
-                self._rename(link, opened.handle, target)
+                opened = self._with_folders(link, name, lambda: self._new_file(link, part, name, pieces, size, durable))
+                try:
+                    if time_ns is not None:
+                        link.call(messages.set_time(messages.from_ns(time_ns), opened.handle))
+                    self._rename(link, opened.handle, target)
+                except BaseException:
+                    _throw_away(link, opened.handle)
+                    raise
             except BaseException:
-                _throw_away(link, opened.handle)
+                if link.is_broken:
+                    self._links.leave(part)
                 raise
             link.close_soon(opened.handle)
 
@@ -441,18 +478,23 @@ class SmbFolder(Folder):
     def replace(self, old: str, new: str) -> None:
         source, target = self._file(old), self._file(new)
         rights = messages.DELETE | messages.READ_ATTRIBUTES
-        with self._link("replace", new) as link:
-            handle = messages.opened(link.call(messages.open_file(source, rights))).handle
+        with self._link(f"rename {self._shown(old)} to", new) as link:
+            handle = _patiently(lambda: messages.opened(link.call(messages.open_file(source, rights)))).handle
             try:
                 self._with_folders(link, new, lambda: self._rename(link, handle, target))
             finally:
                 link.close_soon(handle)
 
     def remove(self, name: str) -> None:
-        rights = messages.DELETE | messages.READ_ATTRIBUTES
+        path = self._file(name)
         with self._link("remove", name) as link:
             try:
-                _answers(link.chain(messages.open_file(self._file(name), rights), messages.delete(), messages.close()))
+                try:
+                    _remove_alone(link, path)
+                except StatusError as error:
+                    if error.status != smb_errors.SHARING_VIOLATION:
+                        raise
+                    _patiently(lambda: _remove_from_others(link, path))
             except StatusError as error:
                 if error.status not in smb_errors.NOT_FOUND:
                     raise
@@ -534,8 +576,7 @@ class SmbFolder(Folder):
                 if LEFT.fullmatch(item.name[-14:]) and not item.is_folder and messages.as_datetime(item.time_100ns) < before:
                     path = "\\".join(part for part in (self._at(name), item.name) if part)
                     with contextlib.suppress(StatusError):  # another sweeps too, or still writes it
-                        open_it = messages.open_file(path, messages.DELETE, share=messages.SHARE_NONE)
-                        _answers(link.chain(open_it, messages.delete(), messages.close()))
+                        _remove_alone(link, path)
                         removed += 1
         return removed
 
@@ -607,6 +648,35 @@ def _open_folder(link: Link, path: str) -> None:
 def _make_folder(link: Link, path: str) -> None:
     open_it = messages.open_file(path, messages.READ_ATTRIBUTES, if_there=messages.OPEN_OR_CREATE, options=messages.A_FOLDER)
     _answers(link.chain(open_it, messages.close()))
+
+
+def _remove_alone(link: Link, path: str) -> None:
+    """Remove a file or empty folder that nobody else has open."""
+    open_it = messages.open_file(path, messages.DELETE, share=messages.SHARE_NONE)
+    _answers(link.chain(open_it, messages.delete(), messages.close()))
+
+
+def _remove_from_others(link: Link, path: str) -> None:
+    """Remove a file or empty folder that others have open, too.
+
+    It stays until the last of them closes it, and until then nobody could make another of that name (Samba would even remove that
+    one in its place, measured). So it leaves its name first; what a power cut leaves of it is swept.
+    """
+    opened = messages.opened(link.call(messages.open_file(path, messages.DELETE | messages.READ_ATTRIBUTES)))
+    try:
+        if not opened.is_folder:
+            aside = "\\".join([*path.split("\\")[:-1], f"{ASIDE}{uuid.uuid4().hex[:8]}"])  # short, however long its name is
+            link.call(messages.rename(aside, opened.handle, replace=False))
+        try:
+            link.call(messages.delete(opened.handle))
+        except StatusError:
+            if not opened.is_folder:
+                link.call(messages.rename(path, opened.handle, replace=False))
+            raise
+    except BaseException:
+        link.close_soon(opened.handle)
+        raise
+    link.call(messages.close(opened.handle))
 
 
 def _throw_away(link: Link, handle: bytes) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from linac.errors import LinacError, PeerError, SetupError, StorageError
 from linac.transport.paths import AwayError
+from linac.transport.ssh_errors import TargetRefusedError
 
 NOT_FOUND = frozenset({0xC0000034, 0xC000003A, 0xC000000F, 0xC0000033, 0xC0000039})
 """Name not found, path not found, no such file, name or path invalid."""
@@ -83,13 +84,14 @@ _FILE: dict[int, str] = {
     0xC0000054: "another program has locked it. Close that program, or try again later.",
     0xC0000056: "it is just being deleted. Try again later.",
     0xC0000243: "another program has it mapped into memory. Close that program, or try again later.",
-    0xC000007F: "the share is full. Free some space; the next run continues where this one stopped.",
-    0xC0000044: "the quota of the account {user} is used up. Free some space or have it raised; the next run continues.",
+    0xC000007F: "the share is full. Free some space; the next run does what this one could not.",
+    0xC0000044: "the quota of the account {user} is used up. Free some space or have it raised, then try again.",
     0xC0000101: "the folder is not empty.",
     0xC00000BA: "it is a folder, not a file.",
     0xC0000103: "something on the way to it is a file, not a folder.",
     0xC0000035: "something of that name is there already.",
-    0xC0000033: "the server does not allow this name.",
+    0xC0000033: "the server does not allow this name: it is too long, or has letters that its disk does not know. Give a "
+    "shorter, plainer one.",
     0xC0000257: "the path leads to another server (DFS). Give the path on that server itself, which IT can tell.",
     0x8000002D: "the path leads through a symbolic link. Give the path that it leads to.",
     0xC0000185: "the server's disk reports an error. Ask whoever manages the server.",
@@ -156,7 +158,9 @@ def gone(where: Where) -> AwayError:
 
 
 def gateway(where: Where, trouble: LinacError) -> AwayError:
-    """It is the gateway, not the server."""
+    """It is the gateway, not the server; or the server as the gateway sees it."""
+    if isinstance(trouble, TargetRefusedError):  # the gateway works
+        return AwayError(f"There is no connection to {where.service}. {trouble}")
     return AwayError(f"The connection to {where.service}, broke off, as the gateway failed. {trouble}")
 
 

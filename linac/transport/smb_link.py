@@ -12,13 +12,11 @@ makes transfers fast. The server grants credits for it, one for each 64 KiB aske
 """
 
 import contextlib
-import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from cryptography.exceptions import InvalidTag
 from smbprotocol.exceptions import (
     SMBAuthenticationError,
     SMBConnectionClosed,
@@ -32,6 +30,7 @@ from linac.errors import LinacError
 from linac.transport import smb_errors
 from linac.transport import smb_messages as messages
 from linac.transport.credentials import Credentials
+from linac.transport.dialing import dial
 from linac.transport.paths import AwayError
 from linac.transport.smb_errors import Where
 from linac.transport.smb_messages import Message
@@ -76,7 +75,7 @@ class Link:
         self._inside = 0
         """The thread in the middle of a request; 0 for none."""
         try:
-            sock = socket.create_connection(address, timeout)
+            sock = dial(*address, timeout)
         except (OSError, UnicodeError) as error:  # the latter from a name that DNS cannot know
             raise lost(smb_errors.connecting(error, where, timeout)) from error
         self._wire = Wire(sock, timeout)
@@ -163,6 +162,8 @@ class Link:
             if "guest" in str(error):
                 raise smb_errors.unsafe(self.where) from error
             raise smb_errors.strange(self.where) from error
+        except Exception as error:  # whatever the library makes of an answer that is none
+            raise smb_errors.strange(self.where) from error
 
     # Requests
 
@@ -170,9 +171,10 @@ class Link:
         """Send a request; its answer is to be taken by `end`. One that nobody takes is dropped when it arrives."""
         return self.begin_chain(message)[0]
 
-    def end(self, request: Request) -> memoryview:
-        """The answer to a request, without its header. Raises `StatusError` if it is an error."""
-        with self._connected():
+    def end(self, request: Request, gone: frozenset[int] = smb_errors.GONE) -> memoryview:
+        """The answer to a request, without its header. Raises `StatusError` if it is an error; one of `gone` ends the
+        connection."""
+        with self._connected(gone):
             return self._connection.take(request)
 
     def call(self, message: Message) -> memoryview:
@@ -193,13 +195,19 @@ class Link:
             return self._connection.post(sent, self._session, self._tree.tree_connect_id, wanted)
 
     def end_chain(self, requests: list[Request]) -> list[memoryview | StatusError]:
-        """The answers to a chain, or an error each."""
+        """The answers to a chain, or an error each.
+
+        What follows an error says nothing of the connection: of a file that could not be opened, Samba may say that the tree
+        connection has gone (where the account may not enter the share's own folder).
+        """
         answered: list[memoryview | StatusError] = []
+        gone = smb_errors.GONE
         for request in requests:
             try:
-                answered.append(self.end(request))
+                answered.append(self.end(request, gone))
             except StatusError as error:
                 answered.append(error)
+                gone = frozenset()
         return answered
 
     def close_soon(self, handle: bytes) -> None:
@@ -226,8 +234,8 @@ class Link:
                 self._post(messages.close(self._to_close.popleft()))
 
     @contextlib.contextmanager
-    def _connected(self) -> Iterator[None]:
-        """Tear the connection down when it fails, and say how."""
+    def _connected(self, gone: frozenset[int] = smb_errors.GONE) -> Iterator[None]:
+        """Tear the connection down when it fails, and say how; a status of `gone` means that it has."""
         if self.is_broken:
             self.tear_down()
             raise self._lost(smb_errors.gone(self.where))
@@ -236,14 +244,14 @@ class Link:
             yield
             self.used = time.monotonic()
         except StatusError as error:
-            if error.status in smb_errors.GONE:
+            if error.status in gone:
                 self.tear_down()
                 raise self._lost(smb_errors.gone(self.where)) from error
             raise
         except (HungError, TimeoutError) as error:
             self.tear_down()
             raise self._lost(smb_errors.hung(self.where, self.timeout)) from error
-        except (SMBException, OSError, InvalidTag) as error:
+        except Exception as error:  # closed; or whatever the reading thread died of
             self.tear_down()
             raise self._lost(smb_errors.gone(self.where)) from error
         except BaseException:  # interrupted, perhaps in the middle of a message

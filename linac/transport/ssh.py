@@ -89,7 +89,8 @@ class Gateway:
             channel = link.session()
             channel.set_combine_stderr(True)
             channel.settimeout(max(until - time.monotonic(), 0.1))
-            channel.exec_command(command)
+            with link.ended_after(until - time.monotonic(), _too_long(link, timeout)):
+                channel.exec_command(command)
             with contextlib.suppress(OSError):  # of a command that has ended without reading it, the status tells
                 channel.sendall(given)
             channel.shutdown_write()
@@ -110,10 +111,7 @@ class Gateway:
                 raise link.why_ended()
             return int(status), b"".join(pieces).decode("utf-8", "replace")
         except TimeoutError as error:
-            raise GatewayHungError(
-                f"A command on the gateway {link.name} had not ended after {timeout:g} s. It may go on there; look at the "
-                "gateway before you try again."
-            ) from error
+            raise _too_long(link, timeout) from error
         except BROKEN as error:
             raise (link.why_ended() if not link.alive else _no_session(link)) from error
         finally:
@@ -156,7 +154,8 @@ class Gateway:
         try:
             channel = link.session()
             channel.settimeout(self.timeout)
-            channel.invoke_subsystem("sftp")
+            with link.ended_after(self.timeout, link.hung("did not open a file transfer")):
+                channel.invoke_subsystem("sftp")
             with paramiko.SFTPClient(channel) as files:
                 yield files, until
         except TimeoutError as error:
@@ -216,6 +215,13 @@ def _make(files: paramiko.SFTPClient, folder: str) -> None:
         files.mkdir(folder)
     except OSError:  # "Failure" is all that SFTP says of one that is there
         files.stat(folder)
+
+
+def _too_long(link: Link, seconds: float) -> GatewayHungError:
+    return GatewayHungError(
+        f"A command on the gateway {link.name} had not ended after {seconds:g} s. It may go on there; look at the gateway before "
+        "you try again."
+    )
 
 
 def _no_session(link: Link) -> SetupError:

@@ -54,6 +54,8 @@ def host_keys(text: str) -> tuple[HostKey, ...]:
     found = []
     for line in text.splitlines():
         words = line.partition("#")[0].split()
+        if words and words[0].startswith("@"):  # known_hosts marks keys that are revoked, and keys of authorities, so
+            continue
         for kind, encoded in itertools.pairwise(words):
             if kind not in ALGORITHMS:
                 continue

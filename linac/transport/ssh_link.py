@@ -11,7 +11,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -21,6 +21,7 @@ from paramiko.common import cMSG_CHANNEL_WINDOW_ADJUST
 from paramiko.transport import ChannelMap
 
 from linac.errors import LinacError, SetupError
+from linac.transport.dialing import dial
 from linac.transport.ssh_errors import (
     ForwardProhibitedError,
     GatewayHungError,
@@ -273,7 +274,7 @@ class Link:
         self._handler: Incoming | None = None
         self.wire, self._transport = greet(host, port, [key.kind for key in pinned], timeout)
         try:
-            self._check_host_key(pinned)
+            self._check_host_key(pinned, f"key {host}" if port == 22 else f"key {host} --port {port}")
             self._login(keys, timeout)
         except BaseException:
             _drop(self.wire, self._transport)
@@ -283,7 +284,8 @@ class Link:
 
     # Beginning.
 
-    def _check_host_key(self, pinned: Sequence[HostKey]) -> None:
+    def _check_host_key(self, pinned: Sequence[HostKey], asking: str) -> None:
+        """`asking`: the command that prints the key."""
         shown = _shown_key(self._transport)
         if shown in pinned:
             return
@@ -292,7 +294,7 @@ class Link:
             f"The gateway {self.name} shows another host key than its SSH gateway block holds: {shown.kind} "
             f"{shown.fingerprint}, expected was {expected}. Nothing was sent to it. Was it installed anew? Ask whoever runs "
             "it to read its fingerprint out (`ssh-keygen -lf` on its /etc/ssh/*.pub). If it is the one shown here, put the "
-            "line that `.venv/bin/python -m linac.transport key HOST` (on Windows `.venv\\Scripts\\python`) prints into the "
+            f"line that `.venv/bin/python -m linac.transport {asking}` (on Windows `.venv\\Scripts\\python`) prints into the "
             "block; if not, somebody stands in between: tell hospital IT."
         )
 
@@ -393,6 +395,18 @@ class Link:
             self.trouble = why
             self.ended.set()
         _drop(self.wire, self._transport)
+
+    @contextlib.contextmanager
+    def ended_after(self, seconds: float, why: LinacError) -> Iterator[None]:
+        """Around what the library waits for without end, as long as the peer lives: after so long the connection ends, `why` says
+        so."""
+        timer = threading.Timer(max(seconds, 0.1), self._end, [why])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def close(self) -> None:
         """End it, with all its channels. Never waits for the peer."""
@@ -602,9 +616,19 @@ def shown_host_key(host: str, port: int, kinds: Sequence[str], timeout: float) -
 def _connected(host: str, port: int, timeout: float) -> socket.socket:
     name = f"{host} port {port}"
     try:
-        sock = socket.create_connection((host, port), timeout)
+        sock = dial(host, port, timeout)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except (socket.gaierror, UnicodeError) as error:  # the latter from a name that DNS cannot know
+        if isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN:
+            raise GatewayUnreachableError(
+                f"The gateway's name {host!r} could not be looked up: no name server answers. Look whether this computer's "
+                "network works, or give the gateway's address in its block instead."
+            ) from error
+        if "@" in host or ":" in host:
+            raise SetupError(
+                f"The gateway's name {host!r} is not known here. Give the name or address alone: user and port have fields of "
+                "their own in the SSH gateway block; for `key HOST` no user is needed, and the port is given as `--port N`."
+            ) from error
         raise SetupError(
             f"The gateway's name {host!r} is not known here. Check it in the SSH gateway block, or give its address instead."
         ) from error

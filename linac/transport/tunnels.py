@@ -21,6 +21,7 @@ from functools import partial
 from typing import Any
 
 from linac.errors import LinacError, SetupError, UnreachableError
+from linac.transport.dialing import dial
 from linac.transport.ssh_errors import ForwardProhibitedError, ListenRefusedError, TargetRefusedError
 from linac.transport.ssh_link import BROKEN, Link
 from linac.transport.tunnel import Address, Listener, Pipe, Pipes, reset
@@ -283,11 +284,13 @@ class Tunnels:
                 return
         target = standing.forward.target
         try:
-            sock = socket.create_connection(target, TARGET_SECONDS)
-        except OSError as error:
+            sock = dial(*target, TARGET_SECONDS)
+        except (OSError, UnicodeError) as error:
             where = f"{target[0]} port {target[1]}"
             advice = "Check the forward's target, and that it is switched on."
-            standing.set(trouble=f"{where} could not be reached from this computer: {error.strerror or error}. {advice}")
+            standing.set(
+                trouble=f"{where} could not be reached from this computer: {getattr(error, 'strerror', None) or error}. {advice}"
+            )
             _close(channel)
             return
         standing.set(trouble="")

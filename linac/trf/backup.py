@@ -8,8 +8,9 @@
 >>> [(member.name, member.data) for member in read_trfs(packed)]
 [('TCS/Logs/17_04_19 21_18_39 Z .TRF', b'a log')]
 
-Only one log is in memory at a time, and nothing is written to disk. It does not decode the logs, and does not look into zips
-within the zip (none is known to hold any). Names are for people: never use one as a path.
+Only one log is in memory at a time, however many members there are, and nothing is written to disk. It does not decode the
+logs, and takes none out of a zip within the zip (no backup is known to hold such): one that has logs comes as a member with an
+error. Names are for people: never use one as a path.
 """
 
 import lzma
@@ -18,7 +19,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from isal import isal_zlib
 
@@ -27,11 +28,19 @@ from linac.errors import BackupError, StorageError
 MAX_TRF_BYTES = 128 << 20
 """A larger member is not read: it would be 2 hours of rows (17.5 kB a second; half as long in version 4), or a zip bomb."""
 
+MAX_DIRECTORY_BYTES = 8 << 20
+"""A zip's directory is read whole, which takes many times its size in memory, unless it is larger: 70,000 members or more."""
+
+MAX_ZIP_WITHIN_BYTES = 1 << 30
+"""A larger zip within the zip is told without being looked at."""
+
 _CHUNK = 1 << 20
+_FIRST_CHUNK = 1 << 12
 
 _IsalError: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # its stub takes the class for an instance
 
 _LOCAL = b"PK\x03\x04"
+_ENTRY = b"PK\x01\x02"
 _DESCRIPTOR = b"PK\x07\x08"
 _STORED, _DEFLATED = 0, 8
 _ENCRYPTED_FLAG, _SIZES_FOLLOW_FLAG, _UTF8_FLAG = 0x1, 0x8, 0x800
@@ -53,9 +62,9 @@ def read_trfs(source: str | os.PathLike[str] | IO[bytes], *, max_bytes: int = MA
     """The members whose names end in `.trf`, in any case and any folder, one after the other.
 
     `source` is the zip's path, or a binary file object that can seek. A member that is damaged, encrypted or larger than
-    `max_bytes` comes with its error, and the others go on. Where the zip itself is damaged or cut short, every log that is
-    whole still comes; then `BackupError` is raised, which says how many there were. Raises `StorageError` where the file cannot
-    be opened or read.
+    `max_bytes` comes with its error, and the others go on; so does a zip within the zip that has logs. Where the zip itself is
+    damaged or cut short, every log that is whole still comes; then `BackupError` is raised, which says how many there were.
+    Raises `StorageError` where the file cannot be opened or read.
     """
     if not isinstance(source, str | os.PathLike):
         yield from _members(source, max_bytes)
@@ -74,27 +83,97 @@ def check_zip(path: os.PathLike[str]) -> None:
     Whether the logs in it are whole is checked as they are read. Raises `StorageError` where the file cannot be read.
     """
     try:
-        with zipfile.ZipFile(path):
-            return
+        with open(path, "rb") as file:
+            try:
+                _open(file).close()
+            except _LargeDirectoryError as large:
+                _count_listed(file, large)
     except _NO_ZIP as error:
         raise BackupError("The backup is no zip, or cut short: it has no directory. Fetch it again.") from error
     except OSError as error:
         raise _storage(error) from error
 
 
+class _LargeDirectoryError(Exception):
+    """The zip's directory is larger than `MAX_DIRECTORY_BYTES`: where it begins, and its size."""
+
+    def __init__(self, at: int, size: int) -> None:
+        super().__init__(at, size)
+        self.at, self.size = at, size
+
+
+class _Opening:
+    """A zip's file, for `zipfile` to open: that reads the directory in one piece, and one that is too large is refused."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.opened = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def read(self, size: int = -1) -> bytes:
+        if size > MAX_DIRECTORY_BYTES and not self.opened:
+            raise _LargeDirectoryError(self._file.tell(), size)
+        return self._file.read(size)
+
+
+def _open(file: IO[bytes]) -> zipfile.ZipFile:
+    opening: Any = _Opening(file)
+    archive = zipfile.ZipFile(opening)
+    opening.opened = True
+    return archive
+
+
 def _members(file: IO[bytes], max_bytes: int) -> Iterator[Member]:
     try:
-        archive = zipfile.ZipFile(file)
+        archive = listed = None
+        try:
+            archive = _open(file)
+        except _LargeDirectoryError as large:
+            listed = _count_listed(file, large)
     except _NO_ZIP as error:
         # Bytes are only as bad as their directory, which stands at the end: walk the members from the start instead.
         yield from _salvage(file, max_bytes, error)
         return
     except OSError as error:
         raise _storage(error) from error
+    if archive is None:
+        yield from _one_by_one(file, max_bytes, listed or 0)
+        return
     with archive:
         for info in archive.infolist():
             if _is_trf(info.filename):
                 yield _read(archive, file, info, max_bytes)
+            elif _is_zip(info.filename) and _holds_logs(archive, info):
+                yield _failed(_clean(info.filename), _ZIP_WITHIN)
+
+
+def _holds_logs(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bool:
+    """Whether a zip within the zip has logs, or zips of its own, or cannot be looked into. Each member of a zip has its name in
+    clear before its bytes."""
+    if info.file_size > MAX_ZIP_WITHIN_BYTES:
+        return True
+    kept = b""
+    try:
+        with archive.open(info) as inner:
+            while chunk := inner.read(_CHUNK):
+                kept += chunk
+                at = kept.find(_LOCAL)
+                while at >= 0:
+                    name_at = at + 30
+                    name = kept[name_at : name_at + int.from_bytes(kept[at + 26 : at + 28], "little")]
+                    if name.lower().endswith((b".trf", b".zip")):
+                        return True
+                    at = kept.find(_LOCAL, at + 1)
+                kept = kept[-(1 << 10) :]  # a name that the next chunk ends
+    except OSError as error:
+        if error.errno is not None:
+            raise _storage(error) from error
+        return True
+    except (*_NO_ZIP, zlib.error, lzma.LZMAError, RuntimeError):
+        return True
+    return False
 
 
 def _read(archive: zipfile.ZipFile, file: IO[bytes], info: zipfile.ZipInfo, max_bytes: int) -> Member:
@@ -133,6 +212,10 @@ def _read_deflated(file: IO[bytes], info: zipfile.ZipInfo, max_bytes: int) -> Me
 _DAMAGED = "A TRF in the backup is damaged (its bytes do not match its checksum). Fetch the backup again; the linac keeps 8 days."
 _CUT = "A TRF in the backup is cut short. Fetch the backup again; the linac keeps 8 days."
 _ENCRYPTED = "A TRF in the backup is encrypted. Ask the Elekta engineer for backups without a password."
+_ZIP_WITHIN = (
+    "A zip within the backup holds TRFs, or cannot be looked into: nothing in it was read. Unzip the backup by hand and index "
+    "the folder."
+)
 
 
 def _too_large(max_bytes: int) -> str:
@@ -157,6 +240,10 @@ def _storage(error: OSError) -> StorageError:
 
 def _is_trf(name: str) -> bool:
     return name.lower().endswith(".trf")
+
+
+def _is_zip(name: str) -> bool:
+    return name.lower().endswith(".zip")
 
 
 def _clean(name: str) -> str:
@@ -193,6 +280,37 @@ def _salvage(file: IO[bytes], max_bytes: int, cause: Exception) -> Iterator[Memb
     ) from cause
 
 
+def _one_by_one(file: IO[bytes], max_bytes: int, listed: int) -> Iterator[Member]:
+    """The logs of a zip with very many members: those that a walk meets, which are to be as many as the directory lists."""
+    met = 0
+    try:
+        for member in _walk(file, max_bytes):
+            met += 1
+            yield member
+    except OSError as error:
+        raise _storage(error) from error
+    if met < listed:
+        raise BackupError(
+            f"The backup has very many members, of which {listed} are TRFs or zips; {met} of these were found. Unzip it by hand "
+            "and index the folder."
+        )
+
+
+def _count_listed(file: IO[bytes], directory: _LargeDirectoryError) -> int:
+    """How many TRFs and zips a directory lists, an entry at a time. Raises `zipfile.BadZipFile` where it is damaged."""
+    file.seek(directory.at)
+    count, left = 0, directory.size
+    while left > 0:
+        head = file.read(46)
+        if len(head) < 46 or not head.startswith(_ENTRY):
+            raise zipfile.BadZipFile("the directory ends early")
+        name_size, extra_size, comment_size = struct.unpack_from("<3H", head, 28)
+        count += file.read(name_size).lower().endswith((b".trf", b".zip"))
+        file.seek(extra_size + comment_size, os.SEEK_CUR)
+        left -= 46 + name_size + extra_size + comment_size
+    return count
+
+
 def _walk(file: IO[bytes], max_bytes: int) -> Iterator[Member]:
     at = _find_local(file, 0)
     while at is not None:
@@ -210,13 +328,13 @@ def _walk(file: IO[bytes], max_bytes: int) -> Iterator[Member]:
 def _find_local(file: IO[bytes], start: int) -> int | None:
     """Where the next local header begins, from `start` on."""
     file.seek(start)
-    kept = b""
-    while chunk := file.read(_CHUNK):
+    kept, size = b"", _FIRST_CHUNK  # mostly it is near
+    while chunk := file.read(size):
         found = (kept + chunk).find(_LOCAL)
         if found >= 0:
             return start - len(kept) + found
         start += len(chunk)
-        kept = (kept + chunk)[-3:]
+        kept, size = (kept + chunk)[-3:], _CHUNK
     return None
 
 

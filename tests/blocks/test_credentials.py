@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from prefect.blocks.core import Block
 from pydantic import SecretStr, ValidationError
 
-from blocks import SmbCredentials, SshGateway
-from linac.errors import LinacError, SetupError
+from blocks import Linac, Share, Site, SmbCredentials, SshGateway
+from linac.errors import LinacError
 
 if TYPE_CHECKING:
     from linac.simulator.sshd import SshServer
+
+HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl"
 
 
 def form(server: "SshServer", **changes: Any) -> SshGateway:
@@ -39,12 +42,36 @@ class TestSecrets:
     def test_neither_key_nor_passphrase_nor_password_shows(self) -> None:
         secrets = {"private_key": SecretStr("geheim-eins"), "passphrase": SecretStr("geheim-zwei")}
         blocks = [
-            SshGateway(host="gate", username="tunnel", host_key="ssh-ed25519 A", **secrets),
+            SshGateway(host="gate", username="tunnel", host_key=HOST_KEY, **secrets),
             SmbCredentials(username="icomreader", password=SecretStr("geheim-drei")),
         ]
         for block in blocks:
             for shown in (repr(block), str(block), block.model_dump_json(), json.dumps(block.model_dump(mode="json"))):
                 assert "geheim" not in shown
+
+    def test_what_is_said_of_a_form_filled_in_wrongly_repeats_no_secret(self) -> None:
+        account = {"password": "geheim-eins"}
+        gate = {
+            "host": "g",
+            "username": "t",
+            "host_key": HOST_KEY,
+            "private_key": "geheim-zwei",
+            "key_file": "f",
+            "passphrase": "geheim",
+        }
+        forms: list[tuple[type[Block], dict[str, Any]]] = [
+            (SmbCredentials, account),
+            (SmbCredentials, {"username": "a", "password": ["geheim"]}),
+            (SshGateway, gate),
+            (Share, {"path": "/a", "credentials": account}),
+            (Share, {"path": "/a", "gateway": gate}),
+            (Site, {"records": {"path": "/a", "credentials": account}}),
+            (Linac, {"backup": {"path": "/a", "credentials": account}}),
+        ]
+        for form_of, values in forms:
+            with pytest.raises(ValidationError) as caught:
+                form_of(**values)
+            assert "geheim" not in str(caught.value) + repr(caught.value)
 
     def test_no_error_and_no_log_holds_a_word_of_a_key(
         self, ssh_server: "SshServer", caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
@@ -70,7 +97,7 @@ class TestForm:
     def test_a_private_key_and_a_key_file_exclude_each_other(self) -> None:
         both: dict[str, Any] = {"private_key": "K", "key_file": "/k"}
         with pytest.raises(ValidationError, match="not both"):
-            SshGateway(host="gate", username="tunnel", host_key="ssh-ed25519 A", **both)
+            SshGateway(host="gate", username="tunnel", host_key=HOST_KEY, **both)
 
     def test_fields_left_empty_and_blanks_around_words_do_no_harm(self, ssh_server: "SshServer") -> None:
         gateway = form(
@@ -88,9 +115,8 @@ class TestForm:
         form(ssh_server, key_file=None, private_key=SecretStr(pasted)).open().connect().close()
 
     def test_a_host_key_that_cannot_be_read_is_told_with_the_way_to_get_it(self) -> None:
-        gateway = SshGateway(host="gate", username="tunnel", host_key="SHA256:abc", key_file="/k")
-        with pytest.raises(SetupError, match=r"linac\.transport key HOST"):
-            gateway.open()
+        with pytest.raises(ValidationError, match=r"(?s)host_key.*cannot be read.*linac\.transport key HOST"):
+            SshGateway(host="gate", username="tunnel", host_key="SHA256:abc", key_file="/k")
 
 
 class TestCheck:

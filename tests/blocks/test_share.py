@@ -9,6 +9,8 @@ from blocks import Share, SmbCredentials, SshGateway
 from linac.errors import SetupError, StorageError
 from linac.simulator.samba import Samba
 
+HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl"
+
 
 def on(server: Samba, share: str = "physics", password: str = "") -> Share:
     credentials = SmbCredentials(username=server.user, password=SecretStr(password or server.password))
@@ -67,7 +69,7 @@ class TestServer:
 
         monkeypatch.setattr(SshGateway, "open", lambda _self: Way())
         monkeypatch.setattr(SshGateway, "check", lambda _self, host, port: [f"ok: through it, {host} port {port} answers."])
-        gateway = SshGateway(host="gate", username="tunnel", host_key="ssh-ed25519 A")
+        gateway = SshGateway(host="gate", username="tunnel", host_key=HOST_KEY)
         share = Share(path=r"\\nss-4299\physics", credentials=on(smb_server).credentials, gateway=gateway)
         with share.connect() as folder:
             folder.check()
@@ -113,7 +115,7 @@ class TestCheck:
         assert "not there" in line.seen
         assert not (tmp_path / "gone").exists()
 
-    @pytest.mark.parametrize("gateway", [None, SshGateway(host="gate", username="tunnel", host_key="ssh-ed25519 A")])
+    @pytest.mark.parametrize("gateway", [None, SshGateway(host="gate", username="tunnel", host_key=HOST_KEY)])
     def test_a_path_that_leads_out_of_its_share_is_a_line_of_trouble(self, gateway: SshGateway | None) -> None:
         credentials = SmbCredentials(username="a", password=SecretStr("b"))
         (line,) = Share(path=r"\\nss\Backup\..\x", credentials=credentials, gateway=gateway).check()
@@ -122,7 +124,7 @@ class TestCheck:
 
     def test_trouble_with_the_gateway_ends_the_check(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(SshGateway, "check", lambda *_: ["ok: it answers.", "trouble: it shows another host key."])
-        gateway = SshGateway(host="gate", username="tunnel", host_key="ssh-ed25519 A")
+        gateway = SshGateway(host="gate", username="tunnel", host_key=HOST_KEY)
         credentials = SmbCredentials(username="a", password=SecretStr("b"))
         lines = Share(path=r"\\nss\Backup", credentials=credentials, gateway=gateway).check()
         assert [line.ok for line in lines] == [True, False]

@@ -78,6 +78,35 @@ def test_overlapping_backups_index_each_log_once_and_a_second_run_finds_nothing(
     assert len(deliveries(lab)) == len(found)
 
 
+def test_a_night_with_nothing_new_costs_a_few_listings_and_reads_and_writes_nothing(
+    lab: "Lab", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much lies in the records: on a share behind a tunnel each listing takes its time."""
+    from linac.transport import LocalFolder
+
+    put_into_service(lab)
+    write_backup(lab.backup, date(2026, 11, 18), serial=lab.serial, per_day=1, days=3, mu=30)
+    run(lab)
+    (lab.records / "iCom" / "patients" / "1_Nobody").mkdir(parents=True)
+    asked: list[str] = []
+
+    def watch(what: str) -> None:
+        really = getattr(LocalFolder, what)
+
+        def call(self: LocalFolder, name: str = "*", *more: object, **others: object) -> object:
+            asked.append(f"{what} {name}" if self.location == str(lab.records) else f"{what} of backups")
+            return really(self, name, *more, **others)
+
+        monkeypatch.setattr(LocalFolder, what, call)
+
+    for what in ("list", "open", "read", "write", "create", "replace", "remove", "fetch", "sweep"):
+        watch(what)
+    run(lab)
+    assert {question.split(" ")[0] for question in asked} == {"list"}, asked
+    assert not [question for question in asked if "raw" in question or "month=" in question or "patients" in question]
+    assert len(asked) <= 10, asked
+
+
 def test_a_file_that_is_no_trf_is_set_aside_with_its_reason_and_the_rest_goes_on(lab: "Lab") -> None:
     put_into_service(lab)
     write_backup(lab.backup, date(2026, 11, 18), serial=lab.serial, per_day=1, days=3, mu=30, damaged=1)

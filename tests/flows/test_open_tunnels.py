@@ -190,10 +190,10 @@ def test_tunnels_stand_come_back_and_are_closed_in_order(lab: Lab, server: "SshS
     wait("shown", lambda: lab.report().count("✅ up") == 2)
 
     server.kill()
-    wait("down", lambda: not answers(lab.local), 10)
+    wait("down", lambda: not answers(lab.local), 30)
     wait("the trouble is shown", lambda: "❌ down" in lab.report() and "refused" in lab.report())
     server.start()
-    wait("up again", lambda: answers(lab.local) and answers(lab.remote), 40)
+    wait("up again", lambda: answers(lab.local) and answers(lab.remote), 90)
 
     more = free_port()
     lab.site.forwards.append(Forward(direction="local", listen_port=more, target_host=HERE, target_port=target, label="a third"))
@@ -201,7 +201,7 @@ def test_tunnels_stand_come_back_and_are_closed_in_order(lab: Lab, server: "SshS
     wait("a forward that was added is taken over", lambda: answers(more), 60)
 
     cancel(run)
-    wait("cancelled", lambda: state(run) == "Cancelled", 30)
+    wait("cancelled", lambda: state(run) == "Cancelled", 60)
     assert not any(answers(port) for port in (lab.local, lab.remote, more))
     assert lab.report().count("❌ down") == 3
     body = server.key_file.read_text().splitlines()[1]
@@ -222,6 +222,25 @@ def test_a_second_run_leaves_the_work_to_the_first(lab: Lab, monkeypatch: pytest
         first.release()
     assert second.is_completed()
     assert "another run already" in str(second.message)
+
+
+def test_whatever_ends_a_run_its_ports_are_free_for_the_retry(
+    lab: Lab, server: "SshServer", target: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A retry goes on in the same process."""
+    from flows.open_tunnels import site_tunnel
+    from tasks import tunnels
+
+    def unforeseen(_: object) -> None:
+        wait("up", lambda: answers(lab.local))
+        raise RuntimeError("unforeseen")
+
+    monkeypatch.setattr(tunnels, "state_type_of", unforeseen)
+    ended: Any = site_tunnel.with_options(retries=0)(site=lab.name, return_state=True)
+    assert ended.is_failed()
+    assert not answers(lab.local)
+    with socket.create_server((HERE, lab.local)):
+        pass
 
 
 def without(site: "Site", **changes: Any) -> "Site":

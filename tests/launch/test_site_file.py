@@ -8,6 +8,8 @@ import pytest
 from launch import site_file
 from linac.errors import SetupError
 
+HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl"
+
 SITE = """
 [smb_credentials.lab-nss]
 username = "icomreader"
@@ -141,10 +143,23 @@ class TestMaking:
             ("[share.x]\npaht = '/x'", "field 'paht'"),
             ("[share.x]\npath = ''", "path"),
             ("[site.x]\nname = 'X'\ngateway = 'gw'", "refers to ssh_gateway 'gw'"),
+            ("[[site.x.forwards]]\nlisten_adress = '*'", r"\[site.x\] forwards.0.listen_adress: there is no such field"),
+            (
+                "[ssh_gateway.x]\nhost = 'h'\nusername = 'u'\nhost_key = 'bla'",
+                r"host_key: The host key cannot be read.* key HOST",
+            ),
         ],
     )
     def test_what_is_missing_or_misspelt_is_named(self, text: str, reason: str) -> None:
         with pytest.raises(SetupError, match=reason):
+            site_file.make(site_file.parse(text), ask=False)
+
+    def test_a_word_that_is_none_of_those_to_choose_from_is_told_with_them(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("LINAC_FLOWS_LAB_NSS_PASSWORD", "geheim")
+        text = SITE.format(records=tmp_path, zone="Europe/London") + "\n[[site.lab.forwards]]\ndirection = 'there'"
+        with pytest.raises(SetupError, match=r"\[site.lab\] forwards.0.direction: give 'local' or 'remote'"):
             site_file.make(site_file.parse(text), ask=False)
 
 
@@ -156,6 +171,7 @@ def test_the_example_with_all_that_is_commented_out_can_be_made(project: Path, m
         whole.replace("some-smb-credentials", "nss-4299")
         .replace("nbcc-iview", "nbcc-records")
         .replace("nbcc-pymedphys", "nbcc-records")
+        .replace("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA...", HOST_KEY)
     )
     monkeypatch.setattr("blocks.load", lambda _kind, _name: None)
     monkeypatch.setenv("LINAC_FLOWS_NSS_4299_PASSWORD", "geheim")

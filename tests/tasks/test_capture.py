@@ -12,7 +12,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.events.schemas.events import Resource
 from prefect.exceptions import TerminationSignal
 
-from tasks import automations, capture
+from tasks import automations, capture, provision
 
 RUN, OTHER, NEXT = (UUID(int=number) for number in (1, 2, 3))
 
@@ -46,8 +46,8 @@ def recording(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(capture, "_Follower", Follower)
     monkeypatch.setattr(capture, "flow_run", SimpleNamespace(id=str(RUN)))
     monkeypatch.setattr(capture, "deployment", SimpleNamespace(id=str(UUID(int=9))))
-    monkeypatch.setattr(capture, "state_type_of", lambda _: there.asked.pop(0) if there.asked else None)
-    monkeypatch.setattr(capture, "ROUND_SECONDS", 0.0)
+    monkeypatch.setattr(provision, "state_type_of", lambda _: there.asked.pop(0) if there.asked else None)
+    monkeypatch.setattr(provision, "ASK_PAUSE_SECONDS", 0.0)
     monkeypatch.setattr(capture, "ensure_capture", ensure)
     monkeypatch.setattr(capture, "get_client", lambda sync_client: contextlib.nullcontext(None))
     monkeypatch.setattr(capture, "unfinished_runs", lambda *_: [SimpleNamespace(id=run) for run in (RUN, OTHER, NEXT)])

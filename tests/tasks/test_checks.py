@@ -21,6 +21,8 @@ from linac.transport.records import mark
 from tasks import check_folders, check_network, check_server
 from tasks.check import Check, Outcome, Seen
 
+HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl"
+
 PASS, WARN, FAIL = Outcome.PASS, Outcome.WARN, Outcome.FAIL
 
 
@@ -109,9 +111,9 @@ class TestTheLinac:
         assert "answers machine 2619" in lines["iCom messages"].seen
 
     def test_our_own_listener_is_never_joined_by_a_second_connection(
-        self, make: Callable[..., Linac], linac: SimulatedLinac, tmp_path: Path
+        self, make: Callable[..., Linac], linac: SimulatedLinac, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from linac.capture import control
+        from linac.capture import control, follower
 
         host, port = linac.address
         control.start("4299", host, port, tmp_path / "spool")
@@ -121,6 +123,10 @@ class TestTheLinac:
             self.look(make(address="localhost", port=port))
             assert len(linac.clients) == 1, "nobody else has connected, not even for a moment"
             assert check_server.listener(make(address="localhost", port=port)).outcome is PASS
+            monkeypatch.setattr(follower, "GRACE_SECONDS", 0.0)
+            alone = check_server.listener(make(address="localhost", port=port))
+            assert alone.outcome is WARN
+            assert "not archived: Nobody archives what is recorded." in alone.seen
         finally:
             assert control.stop(tmp_path / "spool", "4299")
         assert lines["iCom messages"].outcome is PASS
@@ -371,7 +377,7 @@ class TestGateways:
             return ["ok: gate answers.", "trouble: it does not let us in."]
 
         monkeypatch.setattr(SshGateway, "check", check)
-        gateway = SshGateway(host="gate", username="tunnel", host_key="ssh-ed25519 A")
+        gateway = SshGateway(host="gate", username="tunnel", host_key=HOST_KEY)
         share = Share(path=r"\\192.168.17.40\Backup\TCS", gateway=gateway)
         found = only(check_folders.gateways(make(backup=share, site_records=share)))
         assert (found.outcome, found.seen) == (FAIL, "it does not let us in.")
@@ -388,7 +394,7 @@ class TestForwards:
             port = server.getsockname()[1]
             there = {"direction": "local", "listen_address": "*", "target_host": "10.0.0.1", "target_port": 445, "label": "NSS"}
             site = make(
-                site_gateway=SshGateway(host="gate", username="tunnel", host_key="ssh-ed25519 A"),
+                site_gateway=SshGateway(host="gate", username="tunnel", host_key=HOST_KEY),
                 site_forwards=[{**there, "listen_port": port}, {**there, "direction": "remote", "listen_port": 44540}],
             ).site
             first, second = check_folders.forwards(site)

@@ -65,3 +65,28 @@ def test_without_the_share_nothing_is_written_and_with_it_all_is_there(
     assert len(list((linac.records / "iCom").rglob("*.parquet"))) == 2
     assert "Simulated" not in caplog.text
     assert "TEST-0001" not in caplog.text
+
+
+def test_a_fault_of_ours_ends_nothing_and_quotes_nobody(
+    linac: Any, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from linac.index import icom
+
+    real, faults = icom.repair, [ValueError("could not convert 'TEST-0001_Simulated'")]
+
+    def repair(*given: Any) -> Any:
+        if faults:
+            raise faults.pop()
+        return real(*given)
+
+    monkeypatch.setattr(queryable, "RETRY_SECONDS", 0.5)
+    monkeypatch.setattr(icom, "repair", repair)
+    caplog.set_level(logging.INFO)
+    thread = Queryable(linac, logging.getLogger("test"))
+    thread.start()
+    try:
+        run(thread, caplog, "Parquet of linac 4299: Unexpected ValueError (test_queryable.py:")
+        run(thread, caplog, "1 sessions archived earlier are in the Parquet files now: 1 beams.")
+    finally:
+        thread.finish(30)
+    assert "TEST-0001" not in caplog.text + capfd.readouterr().err

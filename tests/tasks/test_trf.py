@@ -1,6 +1,9 @@
 """What the processes of a backlog do, without a server: each file gives what it can, and nothing tells a name."""
 
 import os
+import signal
+import subprocess
+import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -260,3 +263,48 @@ def test_without_a_spool_on_this_computer_a_backup_arrives_in_a_folder_for_now(t
         assert here.is_dir()
     assert not here.exists()
     assert not (tmp_path / "D").exists()
+
+
+def test_a_problem_that_a_backup_has_a_thousand_times_is_told_once(records: Share, tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    within = tmp_path / "within.zip"
+    with zipfile.ZipFile(within, "w") as packed:
+        packed.writestr("1.trf", make_log(1))
+    with zipfile.ZipFile(there / "SDD+1.zip", "w") as packed:
+        for number in range(1_000):
+            packed.write(within, f"{number}.zip")
+    with connect(there) as folder, records.connect() as share:
+        (entry,) = folder.list("SDD+*.zip")
+        result = trf.add_backup(Index(share), "4299", folder, entry.name, entry)
+        assert result.problem.count("A zip within the backup holds TRFs") == 1
+        assert "(1000 times.)" in result.problem
+        assert Index(share).new_backups("4299", [entry]) == [entry], "it is not taken for done"
+
+
+RUN = """
+import multiprocessing, sys, time
+from concurrent.futures import ProcessPoolExecutor
+from tasks import backlog
+
+if __name__ == "__main__":
+    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=backlog.end_with_the_run)
+    print(pool.submit(backlog.os.getpid).result(), flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_the_processes_of_a_backlog_end_with_a_run_that_is_killed(project: Path, tmp_path: Path) -> None:
+    """Prefect kills a cancelled run that takes more than half a minute to end."""
+    program = tmp_path / "run.py"
+    program.write_text(RUN)
+    environment = {**os.environ, "PYTHONPATH": str(project)}
+    run = subprocess.Popen([sys.executable, str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+    assert run.stdout is not None
+    pid = int(run.stdout.readline())
+    run.kill()
+    try:
+        run.communicate(timeout=60)  # the output ends once nobody holds it any more
+    except subprocess.TimeoutExpired:
+        os.kill(pid, signal.SIGTERM)
+        raise

@@ -139,7 +139,7 @@ class Peer:
         except OSError:
             self.endings.setdefault(number, "reset")
 
-    def wait(self, number: int = 0, timeout: float = 10.0) -> socket.socket:
+    def wait(self, number: int = 0, timeout: float = 30.0) -> socket.socket:
         """The connection with that number (from 0)."""
         with self._new:
             assert self._new.wait_for(lambda: len(self.connections) > number, timeout), "nobody connected"
@@ -171,7 +171,7 @@ class Peer:
             connection.close()
 
 
-def wait_for(truth: Callable[[], object], timeout: float = 10.0, what: str = "it") -> None:
+def wait_for(truth: Callable[[], object], timeout: float = 30.0, what: str = "it") -> None:
     deadline = time.monotonic() + timeout
     while not truth():
         assert time.monotonic() < deadline, f"{what} did not happen in {timeout} s"

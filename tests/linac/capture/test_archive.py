@@ -729,6 +729,23 @@ def test_the_checkpoint_holds_positions_only(site: SimpleNamespace) -> None:
     assert sorted(facts) == ["committed", "run", "warm"]
 
 
+def test_an_archiver_that_ends_leaves_nothing_as_not_archived_but_the_session_that_goes_on(site: SimpleNamespace) -> None:
+    """The checkpoint is written every five seconds at most; `status` must not count what came since as waiting."""
+    archiver = site.archiver()
+    site.record(*site.lab.session("TEST-1", 9), *site.lab.idle(3, 9))
+    archiver.run_once()
+    site.record(*site.lab.idle(20, 12))
+    archiver.run_once()
+    assert backlog_bytes(site.spool, "4299") > 0
+    archiver.close()
+    assert backlog_bytes(site.spool, "4299") == 0
+    going_on = site.lab.session("TEST-2", 9, first=32)
+    site.record(*going_on)
+    archiver.run_once()
+    archiver.close()
+    assert backlog_bytes(site.spool, "4299") >= len(b"".join(going_on[1:])), "from what completed its first message on"
+
+
 def test_memory_stays_flat_over_a_long_session(site: SimpleNamespace) -> None:
     import tracemalloc
 

@@ -100,8 +100,8 @@ def test_a_refused_port() -> None:
         probe("127.0.0.1", port, "4299")
     assert str(caught.value) == (
         f"Linac 4299: the NSS at 127.0.0.1 refused port {port}. First see whether the linac is switched on. If it is, the "
-        "iCom licence or firewall rule is probably missing on the NSS: ask the Elekta engineer to allow this server, then run "
-        "check-linac again."
+        "iCom licence or firewall rule is probably missing on the NSS: ask the Elekta engineer to allow this server, then try "
+        "again."
     )
     assert isinstance(caught.value.__cause__, ConnectionRefusedError)
 

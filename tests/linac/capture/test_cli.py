@@ -19,6 +19,7 @@ import pytest
 from linac.capture import archive, cli, control, follower
 from linac.capture.log import Log
 from linac.capture.spool import Spool
+from linac.errors import LinacError
 from linac.transport.paths import LocalFolder
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows knows no signals between processes that let code run")
@@ -170,6 +171,98 @@ def test_a_run_that_follows_keeps_a_command_out_and_a_crash_lets_it_in(
     peer.wait()
 
 
+def of_a_killed_run(spool: Path, port: int, target: Path) -> "follower.Follower":
+    """The listener of a flow run that archived to `target` and was killed."""
+    run_of_a_flow = follower.Follower(spool, "4299", follower.RUN, str(target))
+    assert run_of_a_flow.acquire()
+    control.start("4299", "127.0.0.1", port, spool)
+    run_of_a_flow.release()
+    return run_of_a_flow
+
+
+def test_a_flow_runs_listener_is_not_archived_to_another_folder(peer: Any, spool: Path, tmp_path: Path) -> None:
+    left = of_a_killed_run(spool, peer.port, tmp_path / "records" / "iCom")
+    peer.wait()
+    (tmp_path / "other").mkdir()
+    where = ["listen", "127.0.0.1", str(tmp_path / "other"), "--port", str(peer.port), "--spool", str(spool), "--serial", "4299"]
+    refused = run(*where)
+    assert refused.returncode == 3
+    assert f"archives to {tmp_path / 'records' / 'iCom'}, not to {tmp_path / 'other'}" in refused.stderr
+    assert "cancel icom-capture/4299" in refused.stderr
+    assert control.is_running(spool, "4299")
+    assert peer.endings == {}
+    assert left.acquire(), "the next run has its place"
+    left.forget()
+    left.release()
+    assert follower.Follower(spool, "4299", follower.COMMAND, str(tmp_path / "other")).acquire(), "as the message says"
+
+
+def test_a_command_that_archives_for_a_flow_run_leaves_its_listener_running(
+    listen: Any, peer: Any, spool: Path, tmp_path: Path, lab: SimpleNamespace
+) -> None:
+    of_a_killed_run(spool, peer.port, tmp_path / "icom")
+    peer.wait()
+    peer.send(*lab.session("TEST-1", 12), *lab.idle(3, 12))
+    first = listen("--serial", "4299")
+    lab.wait_for(lambda: len(list((tmp_path / "icom").glob("patients/*/*.xz"))) == 1)
+    first.kill()
+    first.wait()
+    second = listen("--serial", "4299")
+    lab.wait_for(lambda: (holder := follower.follower_of(spool, "4299")) and holder.pid == second.pid)
+    second.send_signal(signal.SIGTERM)
+    out, _ = second.communicate(timeout=15)
+    assert second.returncode == 0
+    assert "it is the listener of icom-capture/4299" in out
+    assert "records on" in out
+    assert control.is_running(spool, "4299")
+    assert peer.endings == {}
+
+
+def test_a_commands_listener_stays_that_when_a_flow_run_took_it_over(
+    listen: Any, peer: Any, spool: Path, tmp_path: Path, lab: SimpleNamespace
+) -> None:
+    """A service that comes back to it may archive where it always did, and ends it."""
+    first = listen("--serial", "4299")
+    peer.wait()
+    first.kill()
+    first.wait()
+    run_of_a_flow = follower.Follower(spool, "4299", follower.RUN, str(tmp_path / "records" / "iCom"))
+    assert run_of_a_flow.acquire()
+    run_of_a_flow.release()
+    second = listen("--serial", "4299")
+    lab.wait_for(lambda: (holder := follower.follower_of(spool, "4299")) and holder.pid == second.pid)
+    lab.wait_for(lambda: (status := control.status(spool, "4299")) and status.connected)
+    second.send_signal(signal.SIGTERM)
+    assert second.wait(15) == 0
+    assert not control.is_running(spool, "4299")
+
+
+def test_a_listener_whose_command_was_killed_and_is_not_started_again_is_told(
+    listen: Any, peer: Any, spool: Path, tmp_path: Path, lab: SimpleNamespace
+) -> None:
+    first = listen("--serial", "4299")
+    peer.wait()
+    peer.send(*lab.session("TEST-1", 12))
+    lab.wait_for(lambda: (status := control.status(spool, "4299")) and status.messages == 12 and status.backlog_bytes)
+    said = Spool(spool, "4299").follower
+    long_ago = time.time() - 2 * follower.GRACE_SECONDS
+    os.utime(said, (long_ago, long_ago))
+    assert run("status", "--spool", str(spool)).returncode == 0, "it lives"
+    lab.wait_for(lambda: time.time() - said.stat().st_mtime < 60, 30, "its sign of life")
+    first.kill()
+    first.wait()
+    assert run("status", "--spool", str(spool)).returncode == 0, "its service starts it again"
+    os.utime(said, (long_ago, long_ago))
+    shown = run("status", "--spool", str(spool))
+    assert shown.returncode == 1
+    assert "ATTENTION        not archived since 20" in shown.stdout
+    assert "Nobody archives what is recorded. Start `listen` again, or run icom-capture/4299." in shown.stdout
+    second = listen("--serial", "4299")
+    lab.wait_for(lambda: (status := control.status(spool, "4299")) and not status.archive_trouble)
+    second.send_signal(signal.SIGTERM)
+    assert second.wait(15) == 0
+
+
 def test_one_that_joins_a_listener_of_its_own_archives_and_leaves_it_running(
     listen: Any, peer: Any, spool: Path, tmp_path: Path, lab: SimpleNamespace
 ) -> None:
@@ -187,14 +280,18 @@ def test_one_that_joins_a_listener_of_its_own_archives_and_leaves_it_running(
 
 
 def test_the_time_between_two_listeners_is_told(listen: Any, peer: Any, spool: Path, lab: SimpleNamespace) -> None:
+    def has_come(number: int) -> None:
+        peer.wait(number, timeout=20)
+        peer.send(lab.message(number), number=number)
+        lab.wait_for(lambda: (status := control.status(spool, "4299")) and status.connected and status.messages, timeout=20)
+
     first = listen("--serial", "4299")
-    peer.wait()
+    has_come(0)
     assert "none in the last 24 h" in run("status", "--spool", str(spool)).stdout
     first.send_signal(signal.SIGTERM)
     assert first.wait(15) == 0
     listen("--serial", "4299")
-    peer.wait(1)
-    lab.wait_for(lambda: (status := control.status(spool, "4299")) and status.connected)
+    has_come(1)
     shown = run("status", "--spool", str(spool)).stdout
     assert "losses           1 since" in shown
     assert "interruptions    1 in the last 24 h" in shown
@@ -202,7 +299,7 @@ def test_the_time_between_two_listeners_is_told(listen: Any, peer: Any, spool: P
     status = control.status(spool, "4299")
     assert status is not None
     os.kill(status.pid, signal.SIGKILL)
-    peer.wait(2, timeout=20)
+    has_come(2)
     lab.wait_for(lambda: (status := control.status(spool, "4299")) and len(status.lately()) == 2)
     status = control.status(spool, "4299")
     assert status is not None
@@ -278,15 +375,17 @@ def test_what_cannot_be_written_is_told_counted_and_an_exit_code(
     lab.wait_for(lambda: (status := control.status(spool, "4299")) and status.messages == 20)
     shown = run("status", "--spool", str(spool))
     assert shown.returncode == 1
-    assert "ATTENTION        The journal" in shown.stdout
+    assert "ATTENTION        NOTHING IS BEING WRITTEN: the journal" in shown.stdout
+    assert f"not written      {len(b''.join(treated[10:])) / 1e6:.2f} MB wait in memory, 0.00 MB are lost" in shown.stdout
     command.send_signal(signal.SIGINT)
     out, _ = command.communicate(timeout=20)
     assert command.returncode == 1
     lost = len(b"".join(treated[10:]))
     assert f"ATTENTION, the last {lost} bytes from the linac could not be written and are lost" in out
     assert "listener: connected to 127.0.0.1" in out
-    assert "listener: The journal in" in out
-    assert f"listener: ATTENTION, the journal could not be completed, the last {lost} bytes" in out
+    assert "listener: NOTHING IS BEING WRITTEN: the journal in" in out
+    assert f"listener: ATTENTION, the journal could not be completed, the last {lost} bytes from the linac are lost" in out
+    assert "lost: the spool's disk cannot be written to." in out
     assert "TEST-1" not in out
     lab.wait_for(lambda: peer.endings == {0: "fin"})
 
@@ -339,6 +438,29 @@ def test_a_folder_that_is_not_there_is_told_and_never_made_and_what_waits_arrive
     assert "waits in the spool" in out
     assert "archiving works again" in out
     assert "1 archived in the last 24 h, in them 0 gaps" in run("status", "--spool", str(spool)).stdout
+
+
+def test_a_folder_that_is_not_there_stays_told_while_nothing_comes(
+    spool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only every few seconds is it looked at then; in between it does not count as back."""
+    monkeypatch.setattr(archive, "LOOK_SECONDS", 0.3)
+    folder = LocalFolder(tmp_path / "icom")
+    archiver = archive.Archiver(spool, "4299", "127.0.0.1", folder, ready=lambda: cli._require(folder))
+    for pause in (0.0, 0.0, 0.4, 0.0):
+        time.sleep(pause)
+        with pytest.raises(LinacError, match="is not there"):
+            archiver.run_once()
+    assert "is not there" in control._archive_trouble(Spool(spool, "4299"))[0]
+    folder.path.write_text("somebody's")
+    time.sleep(0.4)
+    with pytest.raises(LinacError, match="is a file"):
+        archiver.run_once()
+    folder.path.unlink()
+    folder.path.mkdir()
+    time.sleep(0.4)
+    assert archiver.run_once() == []
+    assert control._archive_trouble(Spool(spool, "4299")) == ("", None)
 
 
 def test_status_can_be_watched(listen: Any, peer: Any, spool: Path, lab: SimpleNamespace) -> None:

@@ -1,5 +1,6 @@
 """Start, adopt, watch, stop: never two, never by name, and always in order."""
 
+import errno
 import os
 import socket
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 
 from linac.capture import control
 from linac.capture.lock import EndpointLock, FileLock, is_held
-from linac.errors import AlreadyRunningError, SetupError
+from linac.errors import AlreadyRunningError, SetupError, StorageError
 
 
 def test_start_adopt_status_stop(spool: Path, peer: Any, lab: SimpleNamespace) -> None:
@@ -257,3 +258,16 @@ def test_one_linac_by_two_names_is_one_endpoint(other: str) -> None:
 
 def test_what_no_dns_knows_is_an_endpoint_of_its_own() -> None:
     assert EndpointLock("no such host", 1).name == EndpointLock("No such host ", 1).name != EndpointLock("127.0.0.1", 1).name
+
+
+def test_a_disk_that_is_read_only_is_not_laid_to_the_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "open", read_only)
+    with pytest.raises(SetupError, match=r"Read-only file system\. Have the disk checked, and mount it again for writing\."):
+        FileLock(tmp_path / "lock").acquire()
+    monkeypatch.setattr(control, "is_running", lambda *_: True)
+    monkeypatch.setattr(Path, "touch", read_only)
+    with pytest.raises(StorageError, match=r"Read-only file system\. See to the spool's disk first\."):
+        control.stop(tmp_path, "4299")

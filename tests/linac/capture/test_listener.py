@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,11 +22,14 @@ import pytest
 
 import linac
 from linac.capture import control, journal
+from linac.capture.connection import peer_of
 from linac.capture.journal import Damage, Kind, Reader, Record, Writer
 from linac.capture.listener import EXIT_ALREADY, EXIT_SETUP, EXIT_STOPPED, HeaderCounter, Listener
 from linac.capture.lock import FileLock
 from linac.capture.recorder import Recorder
 from linac.capture.sessions import cut
+from linac.capture.spool import Spool
+from linac.capture.status import Status, told_interruptions
 from linac.errors import AlreadyRunningError, SetupError, StorageError
 
 ROOT = Path(linac.__file__).parents[1]
@@ -193,6 +197,104 @@ def test_it_never_connects_while_connected_nor_in_a_tight_loop(listening: Any, p
     assert set(peer.endings.values()) == {"fin"}
 
 
+def test_a_linac_that_drops_connections_with_messages_in_them_is_not_kept_waiting(
+    listening: Any, peer: Any, monkeypatch: pytest.MonkeyPatch, lab: SimpleNamespace
+) -> None:
+    """Each such pause may be a part of a beam. Else the seventh wait would be 6.4 s."""
+    pauses = []
+    monkeypatch.setattr(Listener, "_wait", lambda _self, seconds: pauses.append(seconds) or time.sleep(seconds / 10))
+    monkeypatch.setattr("linac.capture.listener.BROUGHT_WAIT_SECONDS", 0.4)
+    listening(first_wait_seconds=0.1)
+    for number in range(7):
+        peer.wait(number)
+        peer.send(lab.message(2 * number), lab.message(2 * number + 1))
+        peer.hang_up()
+    lab.wait_for(lambda: len(pauses) == 7)
+    assert max(pauses) <= 0.4 * 1.2
+    assert min(pauses) >= 0.1 * 0.8
+    peer.wait(7)
+    peer.hang_up()
+    lab.wait_for(lambda: len(pauses) == 8)
+    assert pauses[-1] > 5, "one that brings nothing waits longer, as before"
+
+
+def test_connections_that_bring_nothing_are_neither_losses_nor_the_end_of_an_interruption(
+    listening: Any, peer: Any, lab: SimpleNamespace
+) -> None:
+    """A tunnel whose linac is switched off for the night accepts a connection every minute and ends it at once."""
+    listener = listening()
+    peer.wait()
+    peer.send(lab.message(0))
+    lab.wait_for(lambda: listener.status().messages == 1)
+    peer.hang_up()
+    lab.wait_for(lambda: listener.status().gaps == 1)
+    since = listener.status().disconnected_since
+    for number in range(1, 5):
+        peer.wait(number)
+        peer.reset() if number % 2 else peer.hang_up()
+    lab.wait_for(lambda: "brought nothing: the linac ended it. See whether" in listener.status().last_error, what="advice")
+    peer.wait(5)
+    status = listener.status()
+    assert (status.gaps, status.interruptions) == (1, [])
+    assert (status.disconnected_since, status.disconnected_reason) == (since, "the linac ended it")
+    peer.send(lab.message(9), number=5)
+    lab.wait_for(lambda: listener.status().messages == 2)
+    status = listener.status()
+    assert [(one.since, one.reason) for one in status.interruptions] == [(since, "the linac ended it")]
+    assert (status.gaps, status.disconnected_since) == (1, None)
+
+
+def test_a_listener_killed_while_nothing_came_goes_on_from_when_something_last_did(
+    spool: Path, listening: Any, peer: Any, lab: SimpleNamespace
+) -> None:
+    since = datetime.now(UTC) - timedelta(hours=1)
+    places = Spool(spool, "4299")
+    places.make()
+    killed = Status("4299", "127.0.0.1", peer.port, 1, connected=True, written=datetime.now(UTC), disconnected_since=since)
+    places.status.write_text(killed.to_json())
+    listener = listening()
+    peer.wait()
+    peer.send(lab.message(0))
+    lab.wait_for(lambda: listener.status().messages == 1)
+    assert [one.since for one in listener.status().interruptions] == [since]
+
+
+def test_a_clock_that_was_set_back_makes_no_interruption_shorter_than_nothing(
+    spool: Path, listening: Any, peer: Any, lab: SimpleNamespace
+) -> None:
+    since = datetime.now(UTC) + timedelta(hours=1)
+    places = Spool(spool, "4299")
+    places.make()
+    places.status.write_text(Status("4299", "127.0.0.1", peer.port, 1, disconnected_since=since).to_json())
+    listener = listening()
+    peer.wait()
+    peer.send(lab.message(0))
+    lab.wait_for(lambda: listener.status().messages == 1)
+    assert "1 in the last 24 h, 0 s in all" in told_interruptions(listener.status().interruptions)
+
+
+def test_a_connection_broken_off_at_once_is_no_unexpected_error(
+    monkeypatch: pytest.MonkeyPatch, listening: Any, peer: Any, lab: SimpleNamespace
+) -> None:
+    """A forwarded port may accept and then reset, before the listener has looked at the connection."""
+
+    def connect(_serial: str, address: str, port: int, **_: Any) -> socket.socket:
+        sock = socket.create_connection((address, port))
+        peer.wait(len(connected))
+        connected.append(sock)
+        peer.reset()
+        lab.wait_for(lambda: not peer_of(sock), what="the reset")
+        return sock
+
+    said: list[str] = []
+    connected: list[socket.socket] = []
+    monkeypatch.setattr("linac.capture.listener.connect", connect)
+    listening(say=said.append)
+    lab.wait_for(lambda: len(connected) >= 2)
+    assert [line for line in said if line.startswith("disconnected: the network: ")]
+    assert not [line for line in said if "unexpected" in line]
+
+
 def test_a_refused_port_is_said_once_and_tried_again(spool: Path, lab: SimpleNamespace) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -301,8 +403,11 @@ def test_a_disk_that_stalls_never_holds_the_linac_up(
     writer.error = ""
     writer.going.set()
     lab.wait_for(lambda: listener.status().queue_bytes == 0)
-    peer.send(*treated[900:], *lab.idle(2, 1000))
-    lab.wait_for(lambda: journalled(spool).endswith(lab.message(1001)))
+    rest = [*treated[900:], *lab.idle(2, 1000)]
+    for n in range(0, len(rest), 20):  # never more than the queue takes, however busy this computer is
+        some = b"".join(rest[n : n + 20])
+        peer.send(some)
+        lab.wait_for(lambda some=some: journalled(spool).endswith(some))
     facts = dict(notes(spool))["DROPPED"]
     assert facts["bytes"] == listener.status().dropped_bytes
     assert not listener.status().losing
@@ -594,7 +699,8 @@ def test_a_spool_removed_under_it_is_made_again(peer: Any, spool: Path, lab: Sim
     reader = Reader(spool / "4299" / "journal")
     list(reader.read())
     time.sleep(1)  # synced: what was safe in the removed files is lost, and no more than that
-    shutil.rmtree(spool / "4299")
+    (spool / "4299").rename(spool / "going")  # at once, whatever is being written in it
+    shutil.rmtree(spool / "going")
     peer.send(lab.message(5))
     lab.wait_for(lambda: control.is_running(spool, "4299") and journalled(spool), what="making the spool again")
     peer.send(*lab.idle(5, 6))

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from linac.capture.names import address_folder, patient_folder
+from linac.transport.paths import split_name
 
 UNHURRIED = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy computer, too
 
@@ -31,6 +32,8 @@ TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=70)
         ("50%", "X", "50%25_X"),
         ("..", "X", "%2E._X"),
         ("nul.1", "X", "nul%2E1_X"),
+        ("CONOUT$.1", "X", "CONOUT$%2E1_X"),
+        ("com\u00b9.1", "X", "com\u00b9%2E1_X"),
         ("CON", "X", "CON_X"),
         ("1\n2", "X", "1%0A2_X"),
         (" 7 ", "X", "7_X"),
@@ -38,6 +41,20 @@ TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=70)
 )
 def test_the_folder_of_a_patient(patient_id: str, name: str | None, folder: str) -> None:
     assert patient_folder(patient_id, name) == folder
+
+
+@UNHURRIED
+@given(TEXT, st.none() | TEXT)
+def test_every_folder_of_a_patient_is_a_name_that_shares_take(patient_id: str, name: str | None) -> None:
+    folder = patient_folder(patient_id, name)
+    assert split_name(f"patients/{folder}/20240506_121314.xz")[1] == folder
+
+
+@pytest.mark.parametrize("device", ["CON", "nul", "COM1", "LPT9", "CONIN$", "conout$", "COM\u00b9", "lpt\u00b3"])
+def test_no_patient_of_a_devices_name_waits_for_ever(device: str) -> None:
+    """A name that no share takes would keep the session in the journal."""
+    folder = patient_folder(f"{device}.7", None)
+    assert split_name(folder) == [folder]
 
 
 def test_very_long_ids_stay_apart() -> None:

@@ -102,6 +102,17 @@ def test_what_the_linac_sends_again_is_kept_once(lab: SimpleNamespace) -> None:
     assert [(event.kind, event.count, event.missing) for event in session.events] == [("repeats", 26, None), ("reconnect", 1, 0)]
 
 
+def test_what_the_linac_sends_again_behind_new_messages_is_kept_once_too(lab: SimpleNamespace) -> None:
+    """A linac may go on with what is new at once, and send the batch of earlier messages a moment later."""
+    treated = lab.session("TEST-1", 60)
+    script = lab.Script().data(*treated[:20])
+    script.note(Kind.DISCONNECTED, reason="x").note(Kind.CONNECTED, seconds=2)
+    script.data(*treated[28:32], b"".join(treated[5:20])).data(*treated[32:], *lab.idle(2, 60))
+    [(session, messages)] = cut(script.entries)
+    assert raws(messages) == treated[:20] + treated[28:]
+    assert [(event.kind, event.count, event.missing) for event in session.events] == [("reconnect", 1, 8), ("repeats", 15, None)]
+
+
 def test_an_old_message_that_was_missed_is_kept_and_said(lab: SimpleNamespace) -> None:
     treated = lab.session("TEST-1", 40)
     script = lab.Script().data(*treated[:10], *treated[18:24])
@@ -166,6 +177,29 @@ def test_garbage_is_counted_and_ends_nothing(lab: SimpleNamespace) -> None:
     assert [(event.kind, event.count) for event in session.events] == [("skipped", 27)]
 
 
+def test_a_header_alone_is_garbage_and_ends_nothing(lab: SimpleNamespace) -> None:
+    """It says nothing of a patient, not even that there is none."""
+    treated = lab.session("TEST-1", 20)
+    header = lab.message(177)[:27]
+    [(session, messages)] = cut(lab.Script().data(*treated[:10], header, *treated[10:], *lab.idle(2, 20)).entries)
+    assert raws(messages) == treated
+    assert [(event.kind, event.count) for event in session.events] == [("skipped", 27)]
+    assert session.gaps == 0
+
+
+@pytest.mark.parametrize("rubbish", ["garbage", "headers"])
+def test_a_session_ends_a_quarter_of_an_hour_after_its_last_message_whatever_else_comes(
+    lab: SimpleNamespace, rubbish: str
+) -> None:
+    script = lab.Script().data(*lab.session("TEST-1", 12))
+    pieces = [bytes(range(200)) if rubbish == "garbage" else lab.message(n % 256)[:27] for n in range(100)]
+    script.data(*pieces, seconds=10)
+    cutter = SessionCutter()
+    steps = steps_of(cutter, script.entries)
+    assert [type(step) for step in steps] == [Kept] * 12 + [Ended]
+    assert cutter.session is None
+
+
 @pytest.mark.parametrize("size", [10, 60, 400, 2000])
 def test_half_a_message_is_skipped_and_said(lab: SimpleNamespace, size: int) -> None:
     treated = lab.session("TEST-1", 30)
@@ -173,7 +207,17 @@ def test_half_a_message_is_skipped_and_said(lab: SimpleNamespace, size: int) -> 
     script.note(Kind.DISCONNECTED, reason="x").note(Kind.CONNECTED, seconds=1)
     [(session, messages)] = cut(script.data(*treated[20:], *lab.idle(2, 30)).entries)
     assert raws(messages) == treated
-    assert ("skipped", size) in [(event.kind, event.count) for event in session.events]
+    [skipped] = [event for event in session.events if event.kind == "skipped"]
+    assert skipped.count == size
+    assert skipped.before is not None
+    assert skipped.before != skipped.after, "it is not before and behind one message"
+
+
+def test_another_name_under_the_same_id_leaves_it_one_session_under_the_first(lab: SimpleNamespace) -> None:
+    one, two = lab.session("TEST-1", 10), lab.session("TEST-1", 10, first=10, name="Other^Invented")
+    [(session, messages)] = cut(lab.Script().data(*one, *two, *lab.idle(2, 20)).entries)
+    assert raws(messages) == [*one, *two]
+    assert session.patient_name == "Nobody^At All"
 
 
 def test_a_message_cut_at_the_end_of_an_item_is_not_taken_for_a_whole_one(lab: SimpleNamespace) -> None:
@@ -384,9 +428,10 @@ def test_without_a_known_rate_the_number_missing_is_a_lower_bound(lab: SimpleNam
     assert told_gaps(2, 0, at_least=False) == "2 gaps (no message known to be missing)"
 
 
-def test_a_wrong_date_makes_no_millions_of_missing_messages(lab: SimpleNamespace) -> None:
+@pytest.mark.parametrize("wrong", [timedelta(days=900), timedelta(hours=5)])
+def test_a_wrong_time_makes_no_thousands_of_missing_messages(lab: SimpleNamespace, wrong: timedelta) -> None:
     script = lab.Script().data(*lab.session("TEST-1", 60))
-    script.data(lab.message(70, patient="TEST-1", mu=60.0, time=lab.START + timedelta(days=900)))
+    script.data(lab.message(70, patient="TEST-1", mu=60.0, time=lab.START + wrong))
     script.data(*lab.session("TEST-1", 12, first=72), *lab.idle(2, 84))
     [(session, _)] = cut(script.entries)
     assert [(event.missing, event.about) for event in session.events if event.kind == "counter_jump"] == [(10, None), (1, None)]

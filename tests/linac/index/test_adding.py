@@ -228,6 +228,46 @@ def test_another_log_of_the_same_name_does_not_let_it_go(index: Index, make_log:
     assert index.quarantined("4299") == []
 
 
+def test_very_many_logs_that_cannot_be_read_are_listed_once(tmp_path: Path, make_log: Callable[..., bytes]) -> None:
+    """As after an update of the linac's software, with a backlog: a listing for each would take days."""
+    from linac.transport import LocalFolder
+
+    listed = []
+
+    class Counting(LocalFolder):
+        def list(self, pattern: str = "*") -> "list[Entry]":
+            if "quarantine" in pattern:
+                listed.append(pattern)
+            return super().list(pattern)
+
+    index = Index(Counting(tmp_path))
+    newer = [Log(f"{number}.trf", make_log(number).replace(b"\x01\0\0\0\x5e\x01", b"\x07\0\0\0\x5e\x01")) for number in range(60)]
+    assert len(index.add("4299", newer).newly_quarantined) == 60
+    assert len(listed) == 1
+    listed.clear()
+    assert index.add("4299", newer).quarantined_before == 60
+    assert len(listed) == 1
+    listed.clear()
+    added = index.add("4299", [Log(f"{number}.trf", make_log(number)) for number in range(60)])
+    assert (added.indexed, added.released) == (60, 60)
+    assert len(listed) == 1
+
+
+def test_a_log_that_another_run_let_go_meanwhile_is_no_failure(
+    index: Index, make_log: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.add("4299", [Log("a.trf", make_log(1)[:300])])
+
+    def logs() -> Iterator[Log]:
+        yield Log("b.trf", b"nonsense")  # by now it has looked into the quarantine
+        Index(index.folder).add("4299", [Log("a.trf", make_log(1))])
+        yield Log("a.trf", make_log(1))
+
+    added = index.add("4299", logs())
+    assert (added.duplicates, added.released) == (1, 0)
+    assert [item.name for item in index.quarantined("4299")] == ["b.trf"]
+
+
 def test_a_log_leaves_the_quarantine_when_newer_software_reads_it(
     index: Index, make_log: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

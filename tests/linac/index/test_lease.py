@@ -165,3 +165,14 @@ def test_a_holder_that_stood_still_learns_that_another_went_on(folder: Folder) -
             first.keep()
         first.__exit__(None, None, None)
         assert held(folder), "one who lost the lease may not give it back"
+
+
+def test_a_holder_whose_computer_was_suspended_learns_it_before_it_replaces_a_file(folder: Folder) -> None:
+    """Its clock stood still as well, so it cannot know by that."""
+    first = Lease(folder, "TRF/writer.lease", stale_seconds=0.2, clock=lambda: 100.0)
+    with first:
+        first.keep(surely=True)
+        with lease(folder):
+            first.keep()
+            with pytest.raises(StorageError, match="stood still"):
+                first.keep(surely=True)

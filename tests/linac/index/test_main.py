@@ -156,6 +156,33 @@ def test_a_root_that_is_not_there_is_said_and_not_made(
     assert not where.exists()
 
 
+@pytest.mark.parametrize("command", [["find"], ["compact"], ["retry", "--machine", "4299"], ["dismiss", "--machine", "4299"]])
+def test_a_folder_without_an_index_is_said_so_and_not_written_to(
+    command: list[str], root: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command[0], root, *command[1:]]) == 1
+    assert "holds no index: there is no folder TRF" in capsys.readouterr().err
+    assert list(Path(root).iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["find", "add", "verify"])
+def test_the_folder_trf_given_for_the_records_root_is_said_so(
+    command: str, root: str, sources: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["add", root, "--machine", "4299", str(sources)])
+    before = sorted(Path(root).rglob("*"))
+    more = ["--machine", "4299", str(sources)] if command == "add" else []
+    assert main([command, f"{root}/TRF", *more]) == 1
+    assert "Give the records root, which is one above" in capsys.readouterr().err
+    assert sorted(Path(root).rglob("*")) == before
+
+
+def test_a_day_that_is_none_is_said_so(root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["find", root, "--day", "31.1.2026"])
+    assert "'31.1.2026' is no day. Give year, month and day, such as 2026-01-31." in capsys.readouterr().err
+
+
 def test_columns_are_printed_as_the_data_dictionary_has_them(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["columns"]) == 0
     out = capsys.readouterr().out

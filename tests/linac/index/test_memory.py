@@ -1,5 +1,6 @@
 """Whatever a backup holds, taking it in stays below 500 MB. Each in a process of its own, which tells its highest use."""
 
+import struct
 import subprocess
 import sys
 import zipfile
@@ -59,3 +60,36 @@ def test_hundreds_of_logs_take_no_more_than_some_of_them(project: Path, tmp_path
     peak, said = peak_mb(project, tmp_path / "records", source)
     assert "700 logs indexed" in said
     assert peak < LIMIT_MB * 0.8, "a flow's process needs the rest for itself"
+
+
+def test_a_million_empty_members_take_no_memory_and_the_rest_goes_on(
+    project: Path, tmp_path: Path, make_log: Callable[..., bytes]
+) -> None:
+    log = tmp_path / "log.zip"
+    with zipfile.ZipFile(log, "w") as packed:
+        packed.writestr("sound.trf", make_log(1))
+    small = log.read_bytes()
+    (at,) = struct.unpack_from("<I", small, len(small) - 6)
+    source, number = tmp_path / "SDD+1.zip", 1_000_000
+    with source.open("wb") as file:
+        file.write(small[:at])
+        for part in range(0, number, 10_000):
+            names = [b"%07d.txt" % name for name in range(part, part + 10_000)]
+            file.write(b"".join(b"PK\x03\x04" + bytes(22) + struct.pack("<HH", len(name), 0) + name for name in names))
+        begin = file.tell()
+        file.write(small[at:-22])
+        for part in range(0, number, 10_000):
+            names = [b"%07d.txt" % name for name in range(part, part + 10_000)]
+            places = range(at + 41 * part, at + 41 * (part + 10_000), 41)
+            file.write(
+                b"".join(
+                    b"PK\x01\x02" + bytes(24) + struct.pack("<H", len(name)) + bytes(12) + struct.pack("<I", place) + name
+                    for name, place in zip(names, places, strict=True)
+                )
+            )
+        end = file.tell()
+        file.write(b"PK\x05\x06" + bytes(4) + struct.pack("<HHIIH", 0xFFFF, 0xFFFF, end - begin, begin, 0))
+    peak, said = peak_mb(project, tmp_path / "records", source)
+    assert "1 logs indexed" in said
+    assert "very many" not in said
+    assert peak < LIMIT_MB / 2

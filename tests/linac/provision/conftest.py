@@ -13,36 +13,35 @@ import pytest
 # The stand-ins are Windows programs: setuptools's launcher runs the program named in <name>-script.py, here wine's script host
 # with this script. So what they record is what a Windows program gets of a batch file's line, and their exit codes are seen by
 # cmd.exe.
+# wine's script host ends with exit code 0 where a script fails to begin or throws: whatever can fail is tried again.
 SCRIPT = r"""
-var files = new ActiveXObject("Scripting.FileSystemObject");
+function insist(act) {
+  for (var tries = 0; ; tries++) try { return act(); } catch (error) {
+    if (tries == 100) WScript.Quit(97);
+    WScript.Sleep(100);
+  }
+}
+var files = insist(function () { return new ActiveXObject("Scripting.FileSystemObject"); });
 var here = files.GetParentFolderName(WScript.ScriptFullName);
 var words = [], i;
 for (i = 0; i < WScript.Arguments.length; i++) words.push(String(WScript.Arguments.Item(i)));
 var program = files.GetFileName(words.shift()).replace("-script.py", "");
-function record(line) {
-  for (var tries = 0; ; tries++) try {
-    var out = files.OpenTextFile(here + "\\calls.txt", 8, true, -1);
-    out.WriteLine(line);
-    out.Close();
-    return;
-  } catch (error) {  // somebody else has the file open
-    if (tries == 100) throw error;
-    WScript.Sleep(100);
-  }
-}
-record([program].concat(words).join("\t"));
+var out = insist(function () { return files.OpenTextFile(here + "\\calls.txt", 8, true, -1); });
+out.WriteLine([program].concat(words).join("\t"));
+out.Close();
 function path(name) { return here + "\\" + name; }
 function known(service) { return files.FileExists(path("service-" + service)); }
 function running(service) { return files.FileExists(path("running-" + service)); }
 function refused(word) { return files.FileExists(path("refuse-" + word)); }
-function keep(name) { files.CreateTextFile(path(name), true).Close(); }
+function keep(name) { insist(function () { files.CreateTextFile(path(name), true).Close(); }); }
+function drop(name) { insist(function () { files.DeleteFile(path(name)); }); }
 function nssm(verb, service, parameter) {
   if (refused(verb) || (verb == "set" && refused(parameter))) return 1;
   if (verb == "install") { if (known(service)) return 5; keep("service-" + service); return 0; }
   if (!known(service)) return 3;
   if (verb == "start") { if (running(service)) return 1; keep("running-" + service); }
-  if (verb == "stop") { if (!running(service)) return 1; files.DeleteFile(path("running-" + service)); }
-  if (verb == "remove") { if (words[2] != "confirm" || running(service)) return 1; files.DeleteFile(path("service-" + service)); }
+  if (verb == "stop") { if (!running(service)) return 1; drop("running-" + service); }
+  if (verb == "remove") { if (words[2] != "confirm" || running(service)) return 1; drop("service-" + service); }
   return 0;
 }
 function sc(verb, service) {

@@ -12,6 +12,9 @@ import pytest
 from linac.simulator.samba import Samba, is_installed
 from linac.transport import Folder, connect
 
+TIMEOUT = 4.0
+"""Seconds of silence after which these servers count as hung: a busy machine's disk may take some to flush what was stored."""
+
 
 @pytest.fixture
 def needs_samba() -> None:
@@ -33,7 +36,7 @@ def dial(own_server: Samba) -> Iterator[Callable[..., Folder]]:
     opened: list[Folder] = []
     before = open_sockets()
 
-    def connected(share: str = "physics", *below: str, timeout: float = 2.0, password: str = "", user: str = "") -> Folder:
+    def connected(share: str = "physics", *below: str, timeout: float = TIMEOUT, password: str = "", user: str = "") -> Folder:
         credentials = type(own_server.credentials)(user or own_server.user, password or own_server.password)
         opened.append(connect(own_server.unc(share, *below), credentials, port=own_server.port, timeout=timeout))
         return opened[-1]
@@ -57,7 +60,7 @@ def open_sockets() -> int:
 
 def workers() -> list[str]:
     """Threads of connections that still run, after a moment to end."""
-    until = time.monotonic() + 3
+    until = time.monotonic() + 10
     while True:
         found = [thread.name for thread in threading.enumerate() if thread.name.startswith("msg_worker")]
         if not found or time.monotonic() > until:

@@ -81,6 +81,16 @@ class TestFiles:
             folder.fetch("no.txt", tmp_path / "no.txt")
         assert not (tmp_path / "no.txt").exists()
 
+    def test_what_is_said_of_two_files_names_both(self, folder: Folder, tmp_path: Path) -> None:
+        with pytest.raises(StorageError, match=r"Could not rename .*no\.txt to .*b\.txt: it is not there"):
+            folder.replace("no.txt", "b.txt")
+        with pytest.raises(StorageError, match=r"Could not store .*gone\.txt as .*b\.txt: it is not there"):
+            folder.store(tmp_path / "gone.txt", "b.txt")
+
+    def test_a_name_that_is_too_long_is_told_with_what_to_do(self, folder: Folder) -> None:
+        with pytest.raises(StorageError, match=r"too long.* Give a shorter"):
+            folder.write("n" * 256, b"")
+
     def test_a_name_with_wildcard_letters_is_found_as_itself(self, folder: Folder) -> None:
         folder.write("[ICOM_ 7].trf", b"")
         folder.write("I.trf", b"")
@@ -242,6 +252,37 @@ class TestFiles:
 
     def test_free_space_is_told_in_bytes(self, folder: Folder) -> None:
         assert folder.free() > 1 << 20
+
+
+class TestMistakes:
+    """A file where a folder should be, and the like, are told alike."""
+
+    def test_what_is_a_folder_or_a_file_is_told(self, folder: Folder, tmp_path: Path) -> None:
+        folder.write("file", b"1")
+        folder.write("full/file", b"1")
+        for said, works in {
+            "it is a folder, not a file": (
+                lambda: folder.read("full"),
+                lambda: folder.open("full"),
+                lambda: folder.fetch("full", tmp_path / "full"),
+            ),
+            "something on the way to it is a file": (lambda: folder.list("file/*"), lambda: folder.write("file/x", b"1")),
+            "the folder is not empty": (lambda: folder.remove("full"),),
+        }.items():
+            for work in works:
+                with pytest.raises(StorageError, match="Access denied|access denied" if os.name == "nt" else said):
+                    work()
+        assert folder.find("file/x") is None
+        found = folder.find("full")
+        assert found is not None
+        assert (found.is_folder, found.size) == (True, 0)
+
+    @pytest.mark.skipif(os.name == "nt", reason="making a link takes an administrator there")
+    def test_a_link_that_leads_nowhere_does_no_harm_to_a_listing(self, folder: Folder, there: Path) -> None:
+        folder.write("good.zip", b"1")
+        (there / "loop.zip").symlink_to("loop.zip")
+        (there / "gone.zip").symlink_to("nowhere")
+        assert [entry.name for entry in folder.list("*.zip")] == ["good.zip"]
 
 
 class TestFolders:

@@ -137,7 +137,7 @@ def test_the_next_are_asked_for_and_no_more_than_a_few(smb_server: Samba) -> Non
         link = folder._links.get()
         assert 2 <= len(asked) <= link.depth + 1
         assert len(list(reading)) == 39
-        until = time.monotonic() + 5
+        until = time.monotonic() + 20
         while link._wire.requests and time.monotonic() < until:
             time.sleep(0.01)
         assert link._wire.requests == {}, "no request is left over"
@@ -154,7 +154,7 @@ def many(own_server: Samba) -> dict[str, bytes]:
 def test_a_server_that_is_restarted_meanwhile_costs_no_file(
     dial: Callable[..., Folder], own_server: Samba, many: dict[str, bytes], tmp_path: Path
 ) -> None:
-    folder = dial(timeout=5)
+    folder = dial(timeout=10)
     found = []
     for number, pair in enumerate(folder.fetch_many((name, tmp_path / "to" / name) for name in many)):
         found.append(pair)
@@ -169,7 +169,7 @@ def test_a_server_that_is_restarted_meanwhile_costs_no_file(
 def test_a_server_that_is_gone_is_raised_and_what_came_stays(
     dial: Callable[..., Folder], own_server: Samba, many: dict[str, bytes], tmp_path: Path
 ) -> None:
-    folder = dial(timeout=2)
+    folder = dial(timeout=4)
     pairs = [(name, tmp_path / "to" / name) for name in many]
     fetching = folder.fetch_many(pairs)
     for _ in range(10):
@@ -178,7 +178,7 @@ def test_a_server_that_is_gone_is_raised_and_what_came_stays(
     began = time.monotonic()
     with pytest.raises(UnreachableError):
         list(fetching)
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 30
     assert SETTLING.wait()
     there = {path.name: path.read_bytes() for path in (tmp_path / "to").iterdir()}
     assert len(there) >= 10

@@ -1,16 +1,18 @@
 """What local folders alone can show, and which kind of folder a path means."""
 
 import contextlib
+import errno
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from linac.errors import SetupError, StorageError, UnreachableError
-from linac.transport import Credentials, LocalFolder, connect
+from linac.transport import AwayError, Credentials, LocalFolder, connect
 from linac.transport import paths as paths_module
 from linac.transport.paths import extended_path, split_name
 
@@ -111,6 +113,109 @@ class TestLocalFolder:
     def test_windows_takes_long_paths_in_a_form_of_their_own(self, path: str, extended: str) -> None:
         assert extended_path(path) == extended
 
+    @pytest.mark.skipif(os.name == "nt", reason="making a link takes an administrator there")
+    def test_a_link_that_somebody_laid_in_it_is_followed(self, folder: LocalFolder, tmp_path: Path) -> None:
+        """Records are put on a larger disk that way."""
+        (tmp_path / "larger disk").mkdir()
+        (folder.path / "TRF").symlink_to(tmp_path / "larger disk")
+        folder.write("TRF/raw/a.trf", b"log")
+        assert (tmp_path / "larger disk" / "raw" / "a.trf").read_bytes() == b"log"
+        assert [(entry.name, entry.is_folder) for entry in folder.list()] == [("TRF", True)]
+        with pytest.raises(SetupError, match="leads out of its folder"):
+            folder.read("TRF/../../larger disk/raw/a.trf")
+        with pytest.raises(StorageError):
+            folder.remove("TRF")
+        assert (folder.path / "TRF").is_symlink()
+
+    @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that is opened and cannot be read")
+    def test_what_fails_while_a_file_is_read_is_told_as_well(self, tmp_path: Path) -> None:
+        with LocalFolder("/proc/self") as folder:
+            with pytest.raises(StorageError, match=r"Could not read .*mem"):
+                folder.read("mem")
+            with folder.open("mem") as file, pytest.raises(StorageError, match=r"Could not read .*mem"):
+                file.read(10)
+            with pytest.raises(StorageError):
+                folder.fetch("mem", tmp_path / "mem")
+
+    def test_a_name_that_is_too_long_for_any_system_is_refused(self, folder: LocalFolder) -> None:
+        for work in (folder.read, folder.list, folder.make, lambda name: folder.write(name, b"")):
+            with pytest.raises(SetupError, match="too long"):
+                work("a/" * 16_001 + "b")
+
+    @pytest.mark.skipif(os.name != "nt", reason="elsewhere nobody is kept from it")
+    def test_a_file_that_is_read_may_be_renamed_and_removed_meanwhile(self, folder: LocalFolder) -> None:
+        folder.write("SDD+1.zip", b"backup")
+        with folder.open("SDD+1.zip") as file:
+            assert file.read(2) == b"ba"
+            os.rename(folder.path / "SDD+1.zip", folder.path / "SDD+2.zip")
+            os.remove(folder.path / "SDD+2.zip")
+
+
+class TestAway:
+    """A share that the operating system opens, and cannot reach: it is not taken for an empty folder."""
+
+    @pytest.fixture
+    def says(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[OSError], None]:
+        """Lets the operating system say that of whatever it is asked for."""
+
+        def fails(error: OSError) -> None:
+            def failing(*_: object, **__: object) -> None:
+                raise error
+
+            for name in ("scandir", "unlink", "rmdir", "open", "replace"):
+                monkeypatch.setattr(paths_module.os, name, failing)
+            monkeypatch.setattr(Path, "stat", failing)
+            monkeypatch.setattr(paths_module.io, "BufferedReader", failing)
+            monkeypatch.setattr(Path, "unlink", failing)
+            monkeypatch.setattr(Path, "is_dir", lambda _: False)
+
+        return fails
+
+    @staticmethod
+    def of_windows(number: int, kind: type[OSError]) -> OSError:
+        error = kind(2 if kind is FileNotFoundError else 22, "The network path was not found")
+        error.winerror = number  # type: ignore[attr-defined,unused-ignore]
+        return error
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            of_windows(53, FileNotFoundError),
+            of_windows(64, OSError),
+            of_windows(121, OSError),
+            OSError(errno.ETIMEDOUT, "Connection timed out"),
+            OSError(errno.EHOSTUNREACH, "No route to host"),
+        ],
+    )
+    def test_it_is_told_as_one_that_cannot_be_reached(
+        self, folder: LocalFolder, says: Callable[[OSError], None], error: OSError
+    ) -> None:
+        folder.write("a", b"1")
+        says(error)
+        for work in (
+            folder.list,
+            folder.check,
+            lambda: folder.find("a"),
+            lambda: folder.open("a"),
+            lambda: folder.remove("a"),
+            folder.sweep,
+            lambda: list(folder.read_many(["a", "b"])),
+        ):
+            with pytest.raises(AwayError, match="its server cannot be reached"):
+                work()
+
+    @pytest.mark.parametrize(
+        ("number", "said"),
+        [(67, "no share of that name"), (1326, "does not let the account in"), (1219, "with another account already")],
+    )
+    def test_a_share_that_is_not_there_and_an_account_that_is_not_let_in_are_for_the_operator(
+        self, folder: LocalFolder, says: Callable[[OSError], None], number: int, said: str
+    ) -> None:
+        says(self.of_windows(number, FileNotFoundError if number == 67 else OSError))
+        for work in (folder.list, folder.check):
+            with pytest.raises(SetupError, match=said):
+                work()
+
 
 class TestConnect:
     @pytest.mark.parametrize("path", ["records", "./records", "..\\records", "D:records", ""])
@@ -143,6 +248,13 @@ class TestConnect:
     def test_a_server_without_a_share_is_refused(self, path: str) -> None:
         with pytest.raises(SetupError, match="names a server but no share"):
             connect(path)
+
+    @pytest.mark.parametrize("wrong", [{"port": "445"}, {"timeout": None}, {"credentials": ("linac", "geheim")}])
+    def test_what_is_of_another_kind_is_refused_with_what_to_give(self, wrong: dict[str, Any]) -> None:
+        account = Credentials("a", "b")
+        with pytest.raises(SetupError, match="Give") as caught:
+            connect(r"\\server\share", **{"credentials": account, **wrong})
+        assert "geheim" not in str(caught.value)
 
     @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])
     def test_a_timeout_that_is_no_time_is_refused(self, tmp_path: Path, timeout: float) -> None:

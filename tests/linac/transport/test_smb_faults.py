@@ -3,6 +3,7 @@
 import contextlib
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -17,13 +18,14 @@ from linac.errors import LinacError, PeerError, SetupError, StorageError, Unreac
 from linac.simulator.samba import Samba
 from linac.transport import AwayError, Folder, connect
 from linac.transport import smb_messages as messages
+from linac.transport.paths import ClosedError
 from linac.transport.settling import SETTLING
 from linac.transport.smb import SmbFolder
 
 Dial = Callable[..., SmbFolder]
 
-BOUND = 15.0
-"""Seconds: a busy machine's share on top of the timeout of 2 s."""
+BOUND = 25.0
+"""Seconds: a busy machine's share on top of the timeout of 4 s."""
 
 
 @contextlib.contextmanager
@@ -49,6 +51,12 @@ class TestRefusals:
         with bounded(SetupError, "name or the password of nobody-here"):
             dial(user="nobody-here").check()
 
+    def test_an_account_without_a_name_is_said(self, own_server: Samba) -> None:
+        nobody = type(own_server.credentials)("", own_server.password)
+        with connect(own_server.unc("physics"), nobody, port=own_server.port, timeout=5) as folder:
+            with bounded(SetupError, "an account without a name.*Give the name"):
+                folder.check()
+
     def test_a_wrong_password_fails_although_a_right_one_is_connected(self, dial: Dial) -> None:
         dial().check()
         with bounded(SetupError, "password"):
@@ -70,6 +78,29 @@ class TestRefusals:
             bounded(SetupError, "does not open the share 'secret' to icomreader"),
         ):
             folder.check()
+
+    @pytest.mark.usefixtures("needs_samba")
+    def test_a_share_whose_folder_the_account_may_not_enter(self, tmp_path: Path) -> None:
+        """Samba refuses to open anything there, and says of the rest of each request that the share has gone."""
+        as_nobody = "force user = nobody" if os.getuid() == 0 else ""  # root may enter any
+        with Samba(tmp_path, {"closed": True}, more={"closed": as_nobody}) as server:
+            server.folder("closed").chmod(0)
+            try:
+                with connect(server.unc("closed"), server.credentials, port=server.port, timeout=5) as folder:
+                    for work in (
+                        folder.check,
+                        folder.list,
+                        lambda: folder.read("a"),
+                        lambda: folder.write("a", b"1"),
+                        folder.free,
+                    ):
+                        with bounded(StorageError, "access denied. Give the account icomreader the right to it") as _:
+                            work()
+                    with pytest.raises(StorageError) as caught:
+                        folder.fetch("a", tmp_path / "a")
+                    assert not isinstance(caught.value, AwayError)
+            finally:
+                server.folder("closed").chmod(0o700)
 
     def test_a_share_that_may_only_be_read(self, dial: Dial, own_server: Samba) -> None:
         (own_server.folder("Backup") / "a.zip").write_bytes(b"zip")
@@ -115,8 +146,8 @@ class TestRefusals:
     def test_a_service_that_gives_a_byte_now_and_then(self) -> None:
         with (
             trickling() as port,
-            connect(r"\\127.0.0.1\physics", credentials(), port=port, timeout=0.5) as folder,
-            bounded(AwayError, "did not answer for 2 s"),
+            connect(r"\\127.0.0.1\physics", credentials(), port=port, timeout=1) as folder,
+            bounded(AwayError, "did not answer for [14] s"),  # 1 s where this machine itself paused
         ):
             folder.check()
 
@@ -190,7 +221,7 @@ class TestInMidTransfer:
         if request.param == "killed":
             yield own_server.kill, own_server.start, "broke off|refuses the connection"
             return
-        yield own_server.freeze, own_server.thaw, "did not answer for 2 s"
+        yield own_server.freeze, own_server.thaw, "did not answer for 4 s"
         own_server.thaw()
 
     def test_while_fetching(self, trouble: Any, dial: Dial, own_server: Samba, big: Path, tmp_path: Path) -> None:
@@ -228,6 +259,34 @@ class TestInMidTransfer:
         folder.store(big, "a/b.bin")
         assert there.read_bytes() == big.read_bytes()
 
+    def test_what_a_store_that_broke_off_left_is_removed_over_the_next_connection(
+        self, dial: Dial, own_server: Samba, big: Path
+    ) -> None:
+        folder = dial()
+        folder.write("b.bin", b"old")
+        meddle(folder, "begin", 6, own_server.kill)
+        with bounded(AwayError, "broke off|refuses the connection"):
+            folder.store(big, "b.bin")
+        assert len(list(own_server.folder("physics").iterdir())) == 2
+        own_server.start()
+        assert folder.read("b.bin") == b"old"
+        assert [path.name for path in own_server.folder("physics").iterdir()] == ["b.bin"]
+
+    def test_what_the_server_has_still_open_from_before_is_left_until_it_closes_it(self, dial: Dial, own_server: Samba) -> None:
+        """It may yet get its name; removing it then would remove the file of that name."""
+        folder, other = dial(), dial()
+        part = "b.bin.part-0123abcd"
+        (own_server.folder("physics") / part).write_bytes(b"half")
+        link = other._links.get()
+        handle = messages.opened(link.call(messages.open_file(part, messages.READ_DATA))).handle
+        folder._links.leave(part)
+        folder.check()
+        assert (own_server.folder("physics") / part).exists()
+        link.call(messages.close(handle))
+        folder._links.get().tear_down()
+        folder.check()
+        assert list(own_server.folder("physics").iterdir()) == []
+
     def test_while_a_file_is_read(self, trouble: Any, dial: Dial, own_server: Samba, big: Path) -> None:
         happens, ends, said = trouble
         (own_server.folder("Backup") / "a.zip").write_bytes(big.read_bytes())
@@ -241,7 +300,7 @@ class TestInMidTransfer:
         file.close()
         folder_closed = dial("Backup")
         folder_closed.close()
-        assert time.monotonic() - began < 2, "closing must not wait for a server that does not answer"
+        assert time.monotonic() - began < 3.5, "closing must not wait for a server that does not answer"
         ends()
         with folder.open("a.zip") as again:
             assert again.read() == big.read_bytes()
@@ -273,7 +332,7 @@ class TestInMidTransfer:
         def run(number: int) -> None:
             try:
                 folder.check()
-                under_way.wait(10)
+                under_way.wait(60)
                 for again in range(50):
                     folder.fetch("a.zip", tmp_path / f"{number}-{again}.zip")
             except BaseException as error:
@@ -282,7 +341,7 @@ class TestInMidTransfer:
         threads = [threading.Thread(target=run, args=(number,)) for number in range(3)]
         for thread in threads:
             thread.start()
-        under_way.wait(10)
+        under_way.wait(60)
         time.sleep(0.3)
         began = time.monotonic()
         happens()
@@ -373,6 +432,57 @@ class TestInUse:
         else:
             assert us.read("a") == b"log"
         timer.join()
+
+    @pytest.mark.parametrize("work", ["remove", "replace"])
+    def test_a_file_that_somebody_has_open_for_a_moment_is_removed_and_renamed_once_it_is_closed(
+        self, dial: Dial, work: str
+    ) -> None:
+        folder = dial()
+        folder.write("a", b"log")
+        timer = threading.Timer(0.4, exclusively(folder, "a"))
+        timer.start()
+        us = dial()
+        us.remove("a") if work == "remove" else us.replace("a", "b")
+        timer.join()
+        assert [entry.name for entry in us.list()] == ([] if work == "remove" else ["b"])
+
+    @pytest.mark.parametrize("how", ["write", "create"])
+    def test_a_file_that_takes_the_name_of_a_removed_one_stays_when_a_reader_of_that_closes_it(
+        self, dial: Dial, own_server: Samba, how: str
+    ) -> None:
+        reader, us = dial(), dial()
+        name = "n" * 240  # with an ending it would be too long
+        us.make("f")
+        us.create(f"f/{name}", b"old")
+        with reader.open(f"f/{name}") as file:
+            us.remove(f"f/{name}")
+            assert us.find(f"f/{name}") is None
+            us.write(f"f/{name}", b"new") if how == "write" else us.create(f"f/{name}", b"new")
+            assert file.read() == b"old"
+        reader.list()  # the server has seen the end of the reading
+        assert us.read(f"f/{name}") == b"new"
+        assert [path.name for path in (own_server.folder("physics") / "f").iterdir()] == [name]
+
+    def test_a_file_that_cannot_be_removed_keeps_its_name(self, dial: Dial, own_server: Samba) -> None:
+        reader, us = dial(), dial()
+        us.write("a", b"log")
+        link = us._links.get()
+        handle = messages.opened(link.call(messages.open_file("a", messages.WRITE_ATTRIBUTES))).handle
+        read_only = struct.pack("<QQQQII", 0, 0, 0, 0, 1, 0)
+        link.call(messages._set(messages.FILE_BASIC_INFORMATION, read_only, handle))
+        link.call(messages.close(handle))
+        with reader.open("a"), bounded(StorageError, "Could not remove"):
+            us.remove("a")
+        assert [path.name for path in own_server.folder("physics").iterdir()] == ["a"]
+
+    def test_a_folder_that_somebody_looks_at_is_removed(self, dial: Dial, own_server: Samba) -> None:
+        other, us = dial(), dial()
+        us.make("f")
+        link = other._links.get()
+        handle = messages.opened(link.call(messages.open_file("f", messages.LIST_FOLDER, options=messages.A_FOLDER))).handle
+        us.remove("f")
+        link.call(messages.close(handle))
+        assert list(own_server.folder("physics").iterdir()) == []
 
     def test_reading_never_locks_the_writer_out(self, dial: Dial, own_server: Samba) -> None:
         """The linac may write, replace and remove its backup while we read it."""
@@ -582,6 +692,71 @@ def test_a_gateway_is_gone_through_and_laid_anew_when_it_fails(own_server: Samba
         assert ways.count("to nss-4299:4450") >= 2
     assert ways[-1] == "closed"
     assert ways.count("closed") * 2 == len(ways)
+
+
+class SlowWay:
+    """A gateway that lets nobody in until it is told to."""
+
+    def __init__(self) -> None:
+        self.asked, self.let_in, self.ways = threading.Event(), threading.Event(), list[str]()
+
+    def forward(self, _host: str, _port: int) -> "SlowWay":
+        return self
+
+    def __enter__(self) -> tuple[str, int]:
+        self.asked.set()
+        assert self.let_in.wait(60)
+        self.ways.append("open")
+        return "127.0.0.1", 1
+
+    def __exit__(self, *_: object) -> None:
+        self.ways.append("closed")
+
+    def failure(self, _seconds: float) -> None:
+        """It is well."""
+
+
+def test_closing_does_not_wait_for_a_gateway_that_is_being_logged_in_to_and_no_way_stays_open() -> None:
+    gateway, errors = SlowWay(), list[BaseException]()
+    folder = connect(r"\\nss-4299\physics", credentials(), gateway=gateway, timeout=5)
+
+    def use() -> None:
+        try:
+            folder.list()
+        except LinacError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    assert gateway.asked.wait(30)
+    began = time.monotonic()
+    folder.close()
+    assert time.monotonic() - began < 10
+    gateway.let_in.set()
+    thread.join(30)
+    assert gateway.ways == ["open", "closed"]
+    assert [type(error) for error in errors] == [ClosedError]
+
+
+def test_who_was_about_to_connect_when_the_folder_was_closed_lays_no_way() -> None:
+    gateway = SlowWay()
+    gateway.let_in.set()
+    folder = connect(r"\\nss-4299\physics", credentials(), gateway=gateway, timeout=5)
+    assert isinstance(folder, SmbFolder)
+    folder.close()
+    with pytest.raises(ClosedError):
+        folder._links._make()
+    assert gateway.ways == []
+
+
+@pytest.mark.parametrize("died_of", [KeyError(7), ValueError("not a message of SMB 2"), TypeError()])
+def test_whatever_the_librarys_reading_thread_died_of_is_a_connection_that_broke_off(dial: Dial, died_of: Exception) -> None:
+    folder = dial()
+    folder.write("a", b"1")
+    folder._links.get()._connection._t_exc = died_of
+    with bounded(AwayError, "broke off"):
+        folder.read("a")
+    assert folder.read("a") == b"1"
 
 
 def test_what_is_not_encrypted_or_not_signed_is_not_believed() -> None:

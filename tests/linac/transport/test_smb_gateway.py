@@ -20,8 +20,8 @@ from linac.transport.ssh_errors import HostKeyChangedError
 if TYPE_CHECKING:
     from linac.simulator.sshd import SshServer
 
-BOUND = 20.0
-"""Seconds: the timeout of 2 s, 5 s for the gateway's sign of life, and a busy machine's share."""
+BOUND = 30.0
+"""Seconds: the timeout of 4 s, 5 s for the gateway's sign of life, and a busy machine's share."""
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="stops and kills processes by POSIX signals")
 
@@ -56,12 +56,12 @@ def gate(ssh_server: "SshServer", tmp_path: Path) -> Iterator["SshServer"]:
 @pytest.fixture
 def behind(gate: "SshServer", smb_server: Samba, tmp_path: Path) -> Iterator[Callable[[], SmbFolder]]:
     """Folders of the share behind it, closed at the end."""
-    gateway = Gateway(gate.host, gate.port, gate.user, gate.host_key, key=gate.key_file, timeout=5)
+    gateway = Gateway(gate.host, gate.port, gate.user, gate.host_key, key=gate.key_file, timeout=8)
     made: list[Any] = []
 
     def dial() -> SmbFolder:
         below = smb_server.unc("physics", f"behind {tmp_path.name}")
-        made.append(connect(below, smb_server.credentials, port=smb_server.port, gateway=gateway, timeout=2))
+        made.append(connect(below, smb_server.credentials, port=smb_server.port, gateway=gateway, timeout=4))
         return made[-1].make_root()  # type: ignore[no-any-return]
 
     yield dial
@@ -104,7 +104,7 @@ def blamed(work: Callable[[], object]) -> None:
         work()
     assert time.monotonic() - began < BOUND
     assert isinstance(caught.value, LinacError)
-    assert "did not answer for 2 s" not in str(caught.value)
+    assert "did not answer for 4 s" not in str(caught.value)
 
 
 def test_in_mid_transfer(trouble: Any, behind: Callable[[], SmbFolder], big: Path, tmp_path: Path) -> None:
@@ -130,6 +130,22 @@ def test_in_mid_transfer(trouble: Any, behind: Callable[[], SmbFolder], big: Pat
     assert folder.read("b.zip") == big.read_bytes()
 
 
+def test_a_server_that_a_gateway_does_not_reach_is_not_told_as_a_gateway_that_failed(
+    gate: "SshServer", own_server: Samba
+) -> None:
+    gateway = Gateway(gate.host, gate.port, gate.user, gate.host_key, key=gate.key_file, timeout=8)
+    unc = own_server.unc("physics")
+    with connect(unc, own_server.credentials, port=own_server.port, gateway=gateway, timeout=4) as folder:
+        folder.check()
+        own_server.kill()
+        with pytest.raises(AwayError):
+            folder.list()  # the connection breaks off
+        for _ in range(2):
+            with pytest.raises(AwayError, match="works, but could not reach") as caught:
+                folder.list()
+            assert "failed" not in str(caught.value)
+
+
 def test_a_gateway_that_stays_away_is_told_the_same_at_each_try(behind: Callable[[], SmbFolder], gate: "SshServer") -> None:
     folder = behind()
     folder.write("a", b"1")
@@ -145,10 +161,10 @@ def test_a_server_that_fails_behind_a_healthy_gateway_is_told_as_the_server(
     gate: "SshServer", own_server: Samba, tmp_path: Path
 ) -> None:
     gateway = Gateway(gate.host, gate.port, gate.user, gate.host_key, key=gate.key_file, timeout=5)
-    with connect(own_server.unc("physics"), own_server.credentials, port=own_server.port, gateway=gateway, timeout=2) as folder:
+    with connect(own_server.unc("physics"), own_server.credentials, port=own_server.port, gateway=gateway, timeout=4) as folder:
         folder.write("a", b"1")
         own_server.freeze()
-        with pytest.raises(AwayError, match=r"The server .*, through the gateway did not answer for 2 s"):
+        with pytest.raises(AwayError, match=r"The server .*, through the gateway did not answer for 4 s"):
             folder.read("a")
         own_server.thaw()
         assert folder.read("a") == b"1"
@@ -160,7 +176,7 @@ def test_a_gateway_whose_key_has_changed_is_not_gone_through(behind: Callable[[]
     gate.stop()
     gate.new_host_key("ecdsa")
     gate.start()
-    with pytest.raises(AwayError):
+    with pytest.raises((AwayError, HostKeyChangedError)):  # the latter where the end of the old connection was noticed before
         folder.read("a")
     with pytest.raises(HostKeyChangedError, match="another host key"):
         folder.read("a")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from linac.simulator.sshd import SshServer
 
 NOTICED_SECONDS = 15.0
-SLACK_SECONDS = 5.0
+SLACK_SECONDS = 10.0
 """For a busy machine."""
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="stops and kills processes by POSIX signals")
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="stops and kills process
 def no_thread_left() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
-    until = time.monotonic() + 8
+    until = time.monotonic() + 15
     while left := set(threading.enumerate()) - before:
         assert time.monotonic() < until, f"left behind: {[thread.name for thread in left]}"
         time.sleep(0.02)
@@ -137,7 +137,7 @@ class Users:
     def __exit__(self, *error: object) -> None:
         began = time.monotonic()
         self.stack.close()
-        assert time.monotonic() - began < 10, "leaving does not wait for the gateway"
+        assert time.monotonic() - began < 15, "leaving does not wait for the gateway"
         for thread in self.threads:
             thread.join(10)
 
@@ -209,7 +209,7 @@ def test_nobody_hangs_with_a_gateway_that_does(
     """Whatever is asked of a gateway that has stopped ends in time: an open forward, a command, a file, a login."""
     large = tmp_path / "large"
     with large.open("wb") as file:
-        file.truncate(200 << 20)
+        file.truncate(4 << 30)  # more than any disk takes in a second; it holds nothing
     errors: dict[str, BaseException] = {}
 
     def attempt(name: str, action: Callable[[], object]) -> None:
@@ -233,8 +233,8 @@ def test_nobody_hangs_with_a_gateway_that_does(
         attempt("channel", lambda: link.open(("127.0.0.1", target)))
         attempt("login", gateway.connect)
         for thread in threads:
-            thread.join(20)
-        assert time.monotonic() - began < 12
+            thread.join(25)
+        assert time.monotonic() - began < 25
         link.close()
     assert {name: type(error) for name, error in errors.items()} == dict.fromkeys(
         ("command", "file", "channel", "login"), ssh_errors.GatewayHungError
@@ -294,8 +294,8 @@ def test_a_process_can_end_while_its_gateway_hangs(server: "SshServer", target: 
         program.stdin.flush()
         assert program.stdout.readline() == "blocked\n"
         began = time.monotonic()
-        _, errors = program.communicate(timeout=30)
-        assert time.monotonic() - began < 8
+        _, errors = program.communicate(timeout=60)
+        assert time.monotonic() - began < 20
         assert (program.returncode, errors) == (0, "")
     finally:
         if program.poll() is None:
@@ -307,15 +307,15 @@ def test_a_login_that_is_going_on_when_a_process_ends_does_not_keep_it(service_t
     program = (
         "import sys, threading, time\n"
         "from linac.transport.ssh import shown_key\n"
-        "threading.Thread(target=shown_key, args=('127.0.0.1', int(sys.argv[1])), daemon=True).start()\n"
+        "threading.Thread(target=shown_key, args=('127.0.0.1', int(sys.argv[1])), kwargs={'timeout': 60}, daemon=True).start()\n"
         "time.sleep(0.5)\n"
     )
     began = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", program, str(service_that_says_nothing)], cwd=project, timeout=60, capture_output=True
+        [sys.executable, "-c", program, str(service_that_says_nothing)], cwd=project, timeout=120, capture_output=True
     )
     assert done.returncode == 0
-    assert time.monotonic() - began < 12
+    assert time.monotonic() - began < 40
 
 
 @pytest.fixture

@@ -56,6 +56,11 @@ class TestHostKeys:
         (found,) = host_keys(text)
         assert found.line == KEY
 
+    def test_a_key_that_known_hosts_marks_as_revoked_or_as_an_authoritys_is_not_pinned(self) -> None:
+        assert [key.line for key in host_keys(f"@revoked * {OTHER}\n@cert-authority * {OTHER}\ngate {KEY}\n")] == [KEY]
+        with pytest.raises(SetupError):
+            host_keys(f"@revoked gate {KEY}")
+
     def test_several_keys_may_be_pinned_while_a_gateway_changes_its_own(self) -> None:
         assert [key.kind for key in host_keys(f"{KEY}\n{OTHER}")] == ["ssh-ed25519", "ecdsa-sha2-nistp256"]
 

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from linac.errors import BackupError, StorageError
-from linac.trf.backup import Member, read_trfs
+from linac.trf import backup as module
+from linac.trf.backup import Member, check_zip, read_trfs
 
 LOGS = {f"TCS/Logs/day {day}/17_04_{day:02d} log.trf": bytes([day]) * 3_000 + bytes(range(256)) * day for day in range(1, 6)}
 OTHERS = {"TCS/readme.txt": b"PK\x03\x04 in a text", "TCS/Logs/": b"", "TCS/trf": b"x", "a.trf.txt": b"x" * 2_000}
@@ -235,3 +236,48 @@ def test_one_log_at_a_time(peak_bytes: Peak) -> None:
         sizes.clear()
         assert peak_bytes(lambda backup=backup: read(backup)) < 5 * (4 << 20)
         assert sizes == [4 << 20] * 12
+
+
+def test_a_zip_within_the_backup_is_told_if_it_has_logs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is to take a backup for done whose logs lie one zip deeper; the many zips without logs are nobody's concern."""
+    late = pack({"filler": bytes(module._CHUNK - 70), "b/Late.TRF": b"x"}, zipfile.ZIP_STORED)
+    assert late.index(b"PK\x03\x04", 4) == module._CHUNK - 34, "its name begins in one piece and ends in the next"
+    quiet = {"quiet.zip": pack(OTHERS), "empty.zip": b"", "no zip.zip": b"text" * 1000, "folder.zip/": b""}
+    loud = {"a/Logs.ZIP": pack(LOGS), "late.zip": late, "deep.zip": pack({"deeper.zip": pack(LOGS)})}
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA):
+        members, error = all_of(pack({**quiet, **loud, **LOGS}, method))
+        assert error is None
+        assert [member.name for member in members if member.error is not None] == list(loud)
+        assert all("holds TRFs" in str(member.error) and "Logs" not in str(member.error) for member in members if member.error)
+        assert whole(members) == LOGS
+    encrypted = directory_patch(pack({"quiet.zip": pack(OTHERS)}), 0, 6, b"\x01\x00")
+    assert "cannot be looked into" in str(all_of(encrypted)[0][0].error)
+    monkeypatch.setattr(module, "MAX_ZIP_WITHIN_BYTES", 10)
+    assert len(all_of(pack({"quiet.zip": pack(OTHERS)}))[0]) == 1
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_zip_of_very_many_members_gives_its_logs_and_tells_those_it_cannot_find(
+    method: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its directory is not read at once."""
+    monkeypatch.setattr(module, "MAX_DIRECTORY_BYTES", 20_000)
+    data = pack({**{f"{number}.txt": b"" for number in range(1_000)}, **LOGS}, method)
+    path = tmp_path / "SDD+1.zip"
+    path.write_bytes(data)
+    check_zip(path)
+    assert all_of(data) == (all_of(data)[0], None)
+    assert whole(all_of(data)[0]) == LOGS
+    first = data.index(b"PK\x03\x04", data.index(b"999.txt"))
+    members, error = all_of(data[:first] + b"PX" + data[first + 2 :])
+    assert len(whole(members)) == 4
+    assert "of which 5 are TRFs or zips; 4 of these were found" in str(error)
+    entry = data.index(b"PK\x01\x02", len(data) - 500)
+    damaged = data[:entry] + b"PX" + data[entry + 2 :]
+    members, error = all_of(damaged)
+    assert whole(members) == LOGS
+    assert "5 TRFs could be read" in str(error)
+    path.write_bytes(damaged)
+    with pytest.raises(BackupError, match="has no directory"):
+        check_zip(path)
+    assert "zips; 0 of these" in str(all_of(pack({f"{n}.txt": b"" for n in range(999)} | {"in.zip": pack(LOGS)}, 8))[1])
