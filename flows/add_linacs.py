@@ -16,7 +16,7 @@ from prefect.states import Completed
 from flows.add_linac import add_linac
 from linac.errors import LinacError
 from tasks.command_line import run_from_command_line
-from tasks.forms import DefaultSiteField, DryRunField, ListField
+from tasks.forms import DefaultSiteField, DryRunField, ListField, check_answers
 from tasks.linac_list import Result, read_list, report_list, report_so_far
 
 
@@ -26,14 +26,18 @@ def add_linacs(file: ListField, site: DefaultSiteField = "", dry_run: DryRunFiel
 
     Args:
         file: Path of the list on the worker's computer, for example D:\physics\linacs.toml or D:\physics\linacs.csv.
-        site: Name of the Site block for the linacs that name none themselves, for example nbcc.
+        site: Name of the Site block for the linacs that name none themselves, for example nbcc. Names of blocks
+            have lower-case letters, digits and single dashes.
         dry_run: Check everything and show the plans with all differences, but change nothing.
     """
     wanted = read_list(file, site, add_linac.parameters, dry_run)
     results = [Result(answers["serial"]) for answers in wanted]
     for answers, result in zip(wanted, results, strict=True):
         try:
+            check_answers(add_linac, answers)
             result.note(add_linac(**answers, return_state=True))
+        except LinacError as error:
+            result.note_failure(error)
         except Exception as error:  # its run could not even begin or end, as the server was busy
             get_run_logger().exception("The run of add-linac for linac %s could not be made or followed.", result.serial)
             result.note_failure(error)

@@ -27,9 +27,9 @@ def check_linac(serial: SerialField, steadiness_seconds: SteadinessField = STEAD
     """Check one linac.
 
     Args:
-        serial: Serial of a linac in service, for example 4299.
-        steadiness_seconds: How many seconds the network to the linac is watched. A minute shows the worst, a longer time at a
-            busy hour shows more.
+        serial: Serial of a linac in service, for example 4299. It has 1 to 40 letters, digits, dashes or underscores.
+        steadiness_seconds: How many seconds, 1 to 3600, the network to the linac is watched. A minute shows the worst, a longer
+            time at a busy hour shows more.
     """
     linac = load_linac(serial)
     checklist = make_checklist(linac, steadiness_seconds)

@@ -27,7 +27,7 @@ def remove_linac(serial: SerialField, dry_run: DryRunField = False) -> State[Non
     """Take a linac out of service.
 
     Args:
-        serial: Serial of a linac in service, for example 4299.
+        serial: Serial of a linac in service, for example 4299. It has 1 to 40 letters, digits, dashes or underscores.
         dry_run: Show what would be removed and what would be kept, but change nothing.
     """
     linac = load_linac(serial)

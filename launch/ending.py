@@ -17,7 +17,10 @@ SIGNALS = ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP")
 DOUBLE_SECONDS = 1.0
 """What arrives so soon after the first is the same wish: a terminal and a service manager tell each process of a group."""
 
-STILL_STOPPING = "Still stopping: recordings end in order, so that each linac sees a proper end. It takes about a minute at most."
+STILL_STOPPING = (
+    "Still stopping: recordings end in order, so that each linac sees a proper end. It takes about a minute; with many linacs on "
+    "a busy computer, several."
+)
 
 _asked: float | None = None
 

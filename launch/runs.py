@@ -4,6 +4,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -42,6 +43,8 @@ STRANGER_SECONDS = 10.0
 """A run that was started from a command line looks every 5 s whether it is to end. One that does not was killed."""
 
 LATEST_RUNS = 200
+
+BROKEN_OFF = [StateType.CRASHED, StateType.FAILED, StateType.COMPLETED]
 
 ACTIVE = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING, StateType.PAUSED]
 
@@ -131,9 +134,10 @@ def under_way(client: SyncPrefectClient, flow: Lasting, states: list[StateType] 
 
 
 # Linacs are owed a recording, sites their tunnels. While `serve` runs, the server's database knows which: they have a run that
-# has not ended, or whose last one crashed. An orderly stop ends these runs, so what they are for is written to a file first; the
-# next start reads it; only when a new run of each is in the database does the file go. In between both may name a linac, never
-# neither, so the power may fail, or somebody press Ctrl-C, at any line. What is named twice is started once: `ensure` sees to it.
+# has not ended, or whose last one was not cancelled. An orderly stop ends these runs, so what they are for is written to a file
+# first; the next start reads it; only when a new run of each is in the database does the file go. In between both may name a
+# linac, never neither, so the power may fail, or somebody press Ctrl-C, at any line. What is named twice is started once:
+# `ensure` sees to it.
 
 
 def remember(flow: Lasting, data: Path) -> None:
@@ -146,15 +150,28 @@ def remember(flow: Lasting, data: Path) -> None:
 
 
 def broken_off(client: SyncPrefectClient, flow: Lasting) -> set[str]:
-    """What the latest run was for, where that one crashed or failed: nobody has cancelled it."""
+    """What the run that ended last was for, unless that one was cancelled.
+
+    Nobody wants a recording to end who does not cancel it: also one that was marked as crashed while it lived, sees that, and
+    cannot start its successor, as the server is busy, ends as completed. Of two runs of one linac, the one that ended later tells
+    what a person wanted: a run too many, which leaves at once, may have begun later.
+    """
     latest: dict[str, FlowRun] = {}
+    ended = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[*BROKEN_OFF, StateType.CANCELLED])))
     for run in client.read_flow_runs(
-        flow_filter=FlowFilter(name=FlowFilterName(any_=[flow.flow])), sort=FlowRunSort.START_TIME_DESC, limit=LATEST_RUNS
+        flow_filter=FlowFilter(name=FlowFilterName(any_=[flow.flow])),
+        flow_run_filter=ended,
+        sort=FlowRunSort.END_TIME_DESC,
+        limit=LATEST_RUNS,
     ):
-        if name := run.parameters.get(flow.parameter):
-            latest.setdefault(str(name), run)
-    broken = (StateType.CRASHED, StateType.FAILED)
-    return {name for name, run in latest.items() if run.state is not None and run.state.type in broken}
+        name = str(run.parameters.get(flow.parameter) or "")
+        if name and run.state is not None and (name not in latest or _changed(run) > _changed(latest[name])):
+            latest[name] = run
+    return {name for name, run in latest.items() if run.state is not None and run.state.type in BROKEN_OFF}
+
+
+def _changed(run: FlowRun) -> float:
+    return run.state.timestamp.timestamp() if run.state is not None else 0.0
 
 
 def remembered(path: Path) -> set[str]:
@@ -197,18 +214,21 @@ def recorded_by_workers() -> list[Linac]:
 def end_listeners(linacs: list[Linac], say: Callable[[str], None]) -> bool:
     """End in order the listeners that are left on this computer: of a run, say, that was cancelled while it was just starting.
 
-    Whether all have ended.
+    Side by side, as each may take 10 s. Whether all have ended.
     """
-    ended = True
-    for linac in linacs:
+
+    def end(linac: Linac) -> bool:
         try:
             if control.is_running(linac.spool, linac.serial) and not is_a_commands(linac.spool, linac.serial):
                 say(f"Ending the listener of linac {linac.serial}...")
-                ended = control.stop(linac.spool, linac.serial) and ended
+                return control.stop(linac.spool, linac.serial)
         except LinacError as error:
             say(str(error))
-            ended = False
-    return ended
+            return False
+        return True
+
+    with ThreadPoolExecutor(max_workers=len(linacs) or 1) as pool:
+        return all(list(pool.map(end, linacs)))
 
 
 def wait_for_run(run_id: UUID, seconds: float) -> FlowRun:

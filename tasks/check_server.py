@@ -11,6 +11,8 @@ from tasks.check import Check, Seen, failed, passed, warned
 from tasks.check_folders import is_recorded_here
 from tasks.provision import linacs_in_service
 
+UNFINISHED = "An earlier add-linac of it was not finished: add-linac finishes it, remove-linac undoes it."
+
 
 def others(linac: Linac) -> Seen:
     """The linacs in service beside this one, and the listeners on this computer."""
@@ -19,32 +21,34 @@ def others(linac: Linac) -> Seen:
 
 
 def unique(linac: Linac, in_service: list[Linac]) -> Check:
-    """No other linac has this one's serial, address or, in the same iView database, alias."""
+    """No other linac has this one's serial, address or, in the same iView database, alias.
+
+    A linac has a block from the time that add-linac begins to change things; in service it is once the block says since when.
+    """
     name = "Other linacs"
     for other in in_service:
         if other.serial == linac.serial:
             continue
         if block_name(other.serial) == block_name(linac.serial):
-            return failed(name, f"Linac {other.serial} in service has a name too much like it. Choose a clearly different name.")
+            return failed(name, f"Linac {other.serial} has a name too much like it. Choose a clearly different name.")
         if _same(other, linac):
-            return failed(
-                name, f"Linac {other.serial} in service has the address {linac.address} already. One of the two is wrong."
-            )
+            return failed(name, f"Linac {other.serial} has the address {linac.address} already. One of the two is wrong.")
         if linac.iview_alias and _alias(other) == _alias(linac):
             return failed(
                 name,
-                f"Linac {other.serial} in service has the iView alias {other.iview_alias} already. Give each its own: "
+                f"Linac {other.serial} has the iView alias {other.iview_alias} already. Give each its own: "
                 "the images of one would be taken for the other's.",
             )
     before = next((other for other in in_service if other.serial == linac.serial), None)
-    count = len(in_service) - (before is not None)
+    count = sum(other.in_service is not None for other in in_service if other is not before)
     seen = f"{count} in service, none with this serial, address or iView alias." if count else "None in service."
     if before is None:
         return passed(name, seen)
     if not _same(before, linac):
-        was = f"It is in service already, at {before.address} port {before.port}"
+        known = "is in service already" if before.in_service else "has been added before, though not to the end"
+        was = f"It {known}, at {before.address} port {before.port}"
         return warned(name, f"{was}: this changes its address. Is it really the same machine?")
-    return passed(name, f"{seen} It is in service itself already.")
+    return passed(name, f"{seen} {UNFINISHED if before.in_service is None else 'It is in service itself already.'}")
 
 
 def _same(one: Linac | Status, other: Linac) -> bool:

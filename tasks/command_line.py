@@ -18,6 +18,7 @@ from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.settings import PREFECT_API_URL
 
 from linac.errors import LinacError, SetupError
+from tasks.forms import check_answers
 
 HEALTH_SECONDS = 5.0
 
@@ -39,6 +40,7 @@ def parser(flow: Flow[..., Any]) -> argparse.ArgumentParser:
             options["action"] = "store_true"
         elif kind.get("type") == "array":
             options |= {"nargs": "*", "metavar": "VALUE"}
+            options["help"] += f' Several as in --{parameter} 6,10 or --{parameter} 6 "10 FFF".'
         else:
             options |= {"required": parameter in schema.required, "metavar": parameter.upper()}
             if "enum" in kind:
@@ -51,20 +53,27 @@ def parser(flow: Flow[..., Any]) -> argparse.ArgumentParser:
 
 def run_from_command_line(flow: Flow[..., Any], arguments: Sequence[str] | None = None) -> int:
     """Run the flow with these options; the exit code. What goes wrong is said in a sentence."""
-    answers = vars(parser(flow).parse_args(arguments))
-    try:
-        need_server()
-        with without_tracebacks():
+    answers = {name: _parts(value) for name, value in vars(parser(flow).parse_args(arguments)).items()}
+    with without_tracebacks():
+        try:
+            check_answers(flow, answers)
+        except LinacError as error:
+            print(f"\n{error}", file=sys.stderr)  # noqa: T201
+            return 2
+        try:
+            need_server()
             flow(**answers)
-    except LinacError as error:
-        print(f"\n{error}", file=sys.stderr)  # noqa: T201
-        return 1
-    except Exception as error:  # what Prefect says of answers that do not fit
-        if type(error).__name__ != "ParameterTypeError":
-            raise
-        print(f"\n{_plain(error)}", file=sys.stderr)  # noqa: T201
-        return 2
+        except LinacError as error:
+            print(f"\n{error}", file=sys.stderr)  # noqa: T201
+            return 1
     return 0
+
+
+def _parts(value: Any) -> Any:
+    """A list's values, which may be given with blanks or commas between."""
+    if not isinstance(value, list):
+        return value
+    return [part.strip() for item in value for part in item.split(",") if part.strip()]
 
 
 @contextmanager
@@ -112,8 +121,3 @@ def _help(facts: dict[str, Any]) -> str:
         "" if default in (None, "", False, []) else f" Usually {default if isinstance(default, str) else json.dumps(default)}."
     )
     return (str(facts.get("description", "")) + shown).replace("%", "%%").replace("\n", " ")
-
-
-def _plain(error: Exception) -> str:
-    """What Prefect says of wrong answers, without the model's name."""
-    return str(error).strip()

@@ -35,7 +35,8 @@ def draw_arrivals(times: Sequence[float], steady: Steadiness, trips: Trips, titl
     for trip in trips.trips if trips.known else ():
         if trip.ms is None:
             bottom += _mark(TOP + PANEL + GAP, trip.seconds / seconds)
-    axis = "".join(_text(_x(part / 4), HEIGHT - 10, f"{seconds * part / 4:.0f} s", "middle") for part in range(5))
+    digits = 1 if seconds < 20 else 0
+    axis = "".join(_text(_x(part / 4), HEIGHT - 10, f"{seconds * part / 4:.{digits}f} s", "middle") for part in range(5))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}" '
         f'font-family="sans-serif" font-size="11" fill="{INK}"><rect width="100%" height="100%" fill="white"/>'

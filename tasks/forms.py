@@ -2,11 +2,14 @@
 
 A field's description stands in its flow's docstring, where Prefect looks for it. As the title Prefect would show the
 parameter's name; `json_schema_extra` gives a better one. Patterns are checked by the form; what a pattern cannot say is checked
-when the run starts.
+when the run starts. The browser tells a pattern that is not met as it is, so each description has it in words.
 """
 
 from typing import Annotated, Any
 
+from prefect import Flow
+from prefect.exceptions import ParameterTypeError
+from prefect.utilities.callables import get_call_parameters
 from pydantic import Field, ValidationError
 
 from blocks import Linac, Share, block_name, load
@@ -25,10 +28,12 @@ def titled(title: str, **more: Any) -> Any:
     return Field(json_schema_extra={"title": title, **more})
 
 
+ADDRESS = r"^\s*([0-9]+(\.[0-9]+){3}|(?![0-9.]+\s*$)[A-Za-z0-9:][A-Za-z0-9:.-]{0,252})\s*$"
+"""Four numbers, or what is not numbers alone: a host's name or an IPv6 address."""
+
+
 SerialField = Annotated[Serial, titled("Serial number or unique name", pattern=r"^\s*[A-Za-z0-9][A-Za-z0-9_-]{0,39}\s*$")]
-AddressField = Annotated[
-    Address, titled("Hospital DNS IP address of the NSS", pattern=r"^\s*[A-Za-z0-9:][A-Za-z0-9:.-]{0,252}\s*$")
-]
+AddressField = Annotated[Address, titled("Hospital DNS IP address of the NSS", pattern=ADDRESS)]
 SiteField = Annotated[str, titled("Site", pattern=NAME)]
 CredentialsField = Annotated[str, titled("NSS credentials", pattern=f"^$|{NAME}")]
 GatewayField = Annotated[str, titled("SSH gateway to the NSS", pattern=f"^$|{NAME}")]
@@ -49,6 +54,15 @@ DoneByField = Annotated[str, Field(max_length=80), titled("Done by")]
 DryRunField = Annotated[bool, titled("Dry run")]
 ListField = Annotated[str, Field(min_length=1), titled("File with the linacs")]
 DefaultSiteField = Annotated[str, titled("Site", pattern=f"^$|{NAME}")]
+
+
+def check_answers(flow: Flow[..., Any], answers: dict[str, Any]) -> None:
+    """Raise `SetupError` unless the answers fit the flow's form: a run that is made with others fails, named by lot."""
+    try:
+        flow.validate_parameters(get_call_parameters(flow.fn, (), answers))
+    except ParameterTypeError as error:
+        told = str(error).strip().replace("Flow run received invalid parameters", "These answers do not fit")
+        raise SetupError(told.replace("Value error, ", "")) from None
 
 
 def make_linac(

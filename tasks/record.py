@@ -18,6 +18,7 @@ from blocks import Linac
 from blocks.linac import Service
 from linac.errors import LinacError, SetupError
 from tasks.check import Check, Outcome
+from tasks.check_server import UNFINISHED
 from tasks.checks import Checklist
 from tasks.plan import Step, changes, summary
 from tasks.reports import artifact_key
@@ -29,13 +30,14 @@ SIGNS = {Outcome.PASS: "✅ pass", Outcome.WARN: "⚠️ warn", Outcome.FAIL: "�
 class Record:
     """What one run of add-linac found and did, noted as it goes on, so that it is complete wherever the run ends.
 
-    `done_by`: the person, as the form says it; `error`: why it stopped; `waiting`: what others have to do before the linac is in
-    service.
+    `done_by`: the person, as the form says it; `unfinished`: an earlier run got part of the way; `error`: why it stopped;
+    `waiting`: what others have to do before the linac is in service.
     """
 
     linac: Linac
     dry_run: bool = False
     done_by: str = ""
+    unfinished: bool = False
     checklist: Checklist = field(default_factory=Checklist)
     plan: list[Step] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
@@ -55,9 +57,12 @@ class Record:
 
     @property
     def hindrances(self) -> list[tuple[str, str]]:
-        """What stands in the way of carrying the plan out: the check or step, and why."""
-        checks = [(check.name, check.seen) for check in self.checklist.failed]
-        return checks + [(step.name, step.problem) for step in self.plan if step.problem]
+        """What stands in the way of carrying the plan out: the check or step, and why; each reason once."""
+        found = [(check.name, check.seen) for check in self.checklist.failed]
+        for step in self.plan:
+            if step.problem and not any(step.problem in why for _, why in found):
+                found.append((step.name, step.problem))
+        return found
 
     @property
     def problems(self) -> list[str]:
@@ -67,7 +72,12 @@ class Record:
     def refuse_if_anything_is_wrong(self) -> None:
         """Raise `SetupError` if a check failed or a step cannot be done: then nothing is changed at all."""
         if self.problems:
-            raise SetupError(f"Linac {self.linac.serial} was not added; nothing was changed. {' '.join(self.problems)}")
+            why = " ".join(f"{name}: {text}" for name, text in self.hindrances)
+            raise SetupError(f"Linac {self.linac.serial} was not added; nothing was changed. {self._earlier}{why}")
+
+    @property
+    def _earlier(self) -> str:
+        return f"{UNFINISHED} " if self.unfinished else ""
 
     def note_failure(self, error: BaseException) -> None:
         """Why the run ends before its time. Only our own errors are told in full: others may hold what is for nobody's eyes."""
@@ -77,7 +87,8 @@ class Record:
         """The record's first lines: where this linac stands, and what to do next."""
         serial = self.linac.serial
         if self.problems and not self.done:
-            return f"**Not added.** Nothing was changed. Mend this, then run add-linac again:\n\n{listed(self.hindrances)}"
+            mend = f"Mend this, then run add-linac again:\n\n{listed(self.hindrances)}"
+            return f"**Not added.** Nothing was changed. {self._earlier}{mend}"
         if self.error:
             return f"**Not finished.** {plain(self.error)} What is listed as done stays; run add-linac again to go on from there."
         if self.dry_run:
@@ -95,7 +106,12 @@ class Record:
 
     def text(self) -> str:
         """The whole record, as Markdown. No patient and no secret in it."""
-        parts = [f"# Linac {self.linac.serial}: commissioning record", self.verdict(), _who(self.began, self.done_by)]
+        parts = [
+            f"# Linac {self.linac.serial}: commissioning record",
+            self.verdict(),
+            "## This run",
+            _who(self.began, self.done_by),
+        ]
         parts += checklist_parts(self.checklist)
         if self.plan:
             title = "## Plan, carried out as listed under Done" if self.done else "## Plan"

@@ -134,17 +134,18 @@ def _services(chosen: argparse.Namespace) -> int:
     return _carry_out(plan(_folder(chosen.out), service_files(what)), chosen.dry_run)
 
 
-def _carry_out(made: Plan, dry_run: bool, *, diffs: bool = True) -> int:
-    """Show the plan; write it unless it is only to be shown."""
+def _carry_out(made: Plan, dry_run: bool, *, diffs: bool = True, file: str = "") -> int:
+    """Show the plan; write it unless it is only to be shown. `file`: the one file that it is about, if it is one."""
+    place = str(Path(made.folder.location, file))
     print(made.text(diffs=diffs), end="")
     if not made.changed:
         return 0
     if dry_run:
-        print(f"\n{made.folder.location}: this is what would be changed; nothing was.")
+        print(f"\n{place}: this is what would be changed; nothing was.")
         return 0
     made.folder.make_root()
     made.apply()
-    print(f"\n{made.folder.location}: written.")
+    print(f"\n{place}: written.")
     return 0
 
 
@@ -155,7 +156,13 @@ def _add_config(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     command.add_argument("--serial", required=True, help="the linac's serial, for example 4299")
     command.add_argument("--address", help="the Hospital DNS IP address of its NSS, for example 192.168.17.40")
     command.add_argument("--samba-address", default="", help="address where the NSS's share is reached, if it is another one")
-    command.add_argument("--energies", default="", help="its energies with commas between, for example 6,10,15")
+    command.add_argument(
+        "--energies",
+        nargs="*",
+        default=[],
+        metavar="ENERGY",
+        help='its energies, as in --energies 6,10,15 or --energies 6 "10 FFF"',
+    )
     command.add_argument("--iview-alias", default="", help="what iView calls the linac, for example 4299_iView")
     command.add_argument("--icom-dir", default="", metavar="DIR", help="the site's folder of recorded patients (iCom/patients)")
     command.add_argument("--icom-live-dir", default="", metavar="DIR", help="the site's folder of live messages (iCom/live)")
@@ -194,7 +201,7 @@ def _config(chosen: argparse.Namespace) -> int:
             serial=chosen.serial,
             address=chosen.address,
             samba_address=chosen.samba_address,
-            energies=tuple(part.strip() for part in chosen.energies.split(",") if part.strip()),
+            energies=tuple(part.strip() for part in ",".join(chosen.energies).split(",") if part.strip()),
             iview_alias=chosen.iview_alias,
             icom=chosen.icom_dir,
             icom_live=chosen.icom_live_dir,
@@ -246,7 +253,7 @@ def _bundle(chosen: argparse.Namespace) -> int:
     files = bundle.bundle_files(_listeners(chosen), _bytes(chosen.python_embed), _bytes(chosen.nssm))
     path = Path(chosen.out).absolute()
     if path.suffix.lower() == ".zip":
-        return _carry_out(plan(LocalFolder(path.parent), {path.name: bundle.zipped(files)}), chosen.dry_run)
+        return _carry_out(plan(LocalFolder(path.parent), {path.name: bundle.zipped(files)}), chosen.dry_run, file=path.name)
     folder = LocalFolder(path)
     gone = tuple(name for name in bundle.listed(folder) if name not in files)
     return _carry_out(plan(folder, files, gone), chosen.dry_run, diffs=False)

@@ -125,8 +125,10 @@ def update(text: str, entry: Entry) -> Change:
     data = check(text)
     entry = replace(entry, site=site_name(data, entry.site) or entry.site)
     _contradictions(data, entry)
-    newline, plain = _unified(text)
     wanted = _meaning(data, entry)
+    if wanted == data:
+        return Change(text, text)
+    newline, plain = _unified(text)
     plain = _replaced(plain, data, wanted)
     try:
         while (now := tomllib.loads(plain)) != wanted:  # one new table or key at a time: line numbers move
@@ -443,13 +445,30 @@ def _finished(before: str, plain: str, newline: str, wanted: Data) -> Change:
 
 
 def _replaced(text: str, data: Data, wanted: Data) -> str:
-    """Replace the values that are there and differ."""
+    """Replace the values that are there and differ; the text itself where none does."""
+    if not _differs(data, wanted):
+        return text
     try:
         document = tomlkit.parse(text)
+        if tomlkit.dumps(document) != text:  # it would move tables, and leave their comments behind
+            raise SetupError(
+                "In this config.toml other tables stand between those of one list or one site, so that a value there cannot be "
+                "changed without moving them. Move each site's tables behind its [[site]], its [[site.linac]] one behind the "
+                "other, or change the value by hand. Nothing was changed."
+            )
         _replace(document, data, wanted)
         return tomlkit.dumps(document)
     except (TOMLKitError, AttributeError, TypeError, LookupError) as error:
         raise _strange(f"{type(error).__name__} in a value") from error
+
+
+def _differs(old: Any, new: Any) -> bool:
+    """Whether a value that is there in both differs, new keys and tables aside."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return any(_differs(old[key], new[key]) for key in old.keys() & new.keys())
+    if _tables(old) and _tables(new):
+        return any(_differs(before, after) for before, after in zip(old, new, strict=False))
+    return bool(old != new)
 
 
 def _replace(table: Any, old: Data, new: Data) -> None:
@@ -527,7 +546,7 @@ def _sections(lines: list[str]) -> list[_Section]:
 def _nth(sections: list[_Section], key: tuple[str, ...], site: int = 0, linac: int = 0) -> _Section:
     """The section with that key, of the nth site and its nth linac.
 
-    Raises `SetupError` where there is none: it was written inline.
+    Raises `SetupError` where there is none: it was written inline, or outside its site.
     """
     at_site = at_linac = -1
     for section in sections:
@@ -538,7 +557,16 @@ def _nth(sections: list[_Section], key: tuple[str, ...], site: int = 0, linac: i
         inside = key[:1] != ("site",) or (at_site == site and (key[:2] != ("site", "linac") or at_linac == linac))
         if section.key == key and inside:
             return section
+    if key in (("site",), ("site", "linac")):
+        raise _listed(key)
     raise _strange(f"there is no [{'.'.join(key)}] of its own where one was expected")
+
+
+def _listed(key: tuple[str, ...]) -> SetupError:
+    return SetupError(
+        f"The {key[-1]}s of this config.toml are written as a list, {key[-1]} = [{{...}}], which this program cannot change. "
+        f"Write them as [[{'.'.join(key)}]] tables, then run this again, or enter the linac by hand. Nothing was changed."
+    )
 
 
 def _content_end(lines: list[str], begin: int, end: int) -> int:
@@ -586,6 +614,8 @@ def _one_more(text: str, now: Data, wanted: Data) -> str:
         old = now.get("site", [])[number] if number < len(now.get("site", [])) else None
         if old is None:
             ours = [section for section in sections if section.key[0] == "site"]
+            if now.get("site") and not ours:
+                raise _listed(("site",))
             at = _content_end(lines, ours[-1].start, ours[-1].end) if ours else len(lines)
             _insert_block(lines, at, ["[[site]]", f"name = {_written(site['name'])}"])
             return "\n".join(lines) + "\n"
@@ -617,7 +647,8 @@ def _site_lacks(lines: list[str], sections: list[_Section], number: int, old: Da
                 return True
             new = [f"{inner}[[site.linac]]"]
             new += [f"{inner}{key} = {_written(value)}" for key, value in linac.items() if not isinstance(value, dict)]
-            _insert_block(lines, _block_end(lines, sections, own), new)
+            behind = _nth(sections, ("site", "linac"), number, place - 1) if place else own
+            _insert_block(lines, _block_end(lines, sections, behind), new)
             return True
         if _linac_lacks(lines, sections, (number, place), old["linac"][place], linac):
             return True

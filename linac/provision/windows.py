@@ -463,7 +463,9 @@ def _status(what: Services, services: list[_Service]) -> bytes:
         "@echo off",
         "rem Shows whether these services run and what they record. It changes nothing.",
         'rem "services-status.bat quiet" does not wait for a key in the end; a service named behind it is shown alone.',
+        "rem Exit code 0 only if each service is there, connected, and what it recorded is archived; else 1.",
         "setlocal EnableExtensions DisableDelayedExpansion",
+        'set "CODE=0"',
         f'set "PYTHON_DIR={_python_dir(what.python)}"',
         f'set "SPOOL={what.spool.replace("%", "%%")}"',
     ]
@@ -471,12 +473,14 @@ def _status(what: Services, services: list[_Service]) -> bytes:
         lines += [f'set "SERIAL={linac.serial}"', f'set "SERVICE={service.name}"', 'call :one "%~2"']
     lines += [
         'if /i not "%~1"=="quiet" pause',
-        "exit /b 0",
+        "exit /b %CODE%",
         "",
         ":one",
         'if not "%~1"=="" if /i not "%~1"=="%SERVICE%" goto :eof',
         'sc query "%SERVICE%"',
+        'if errorlevel 1 set "CODE=1"',
         '"%PYTHON_DIR%\\python.exe" -X utf8 -m linac.icom status --serial "%SERIAL%" --spool "%SPOOL%"',
+        'if errorlevel 1 set "CODE=1"',
         "goto :eof",
     ]
     return _batch(lines)

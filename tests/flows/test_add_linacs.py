@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 
 def test_one_that_fails_does_not_hinder_the_others(lab: "Lab", closed_port: int, tmp_path: Path) -> None:
+    from prefect.client.orchestration import get_client
+
     from blocks import Linac, block_name, load
     from flows.add_linacs import add_linacs
 
@@ -20,11 +22,16 @@ def test_one_that_fails_does_not_hinder_the_others(lab: "Lab", closed_port: int,
     path.write_text(
         f"serial,address,icom_port,backup_folder,steadiness_seconds,wait_seconds,energies,dry_run\n"
         f"T-refused,{host},{closed_port},{lab.backup},1,0,,\n"
-        f"{lab.serial},{host},{port},{lab.backup},1,0,6;10 FFF,no\n",
+        f"{lab.serial},{host},{port},{lab.backup},1,0,6;10 FFF,no\n"
+        f"12 34,10.0.0.1,{port},{lab.backup},1,0,,\n",
         encoding="utf-8",
     )
-    with pytest.raises(LinacError, match="1 of 2 linacs are as the list wants them, 1 failed"):
+    with pytest.raises(LinacError, match="1 of 3 linacs are as the list wants them, 2 failed") as told:
         add_linacs(str(path), lab.site_name)
+    assert "Linac 12 34: These answers do not fit:\n - serial: A serial" in str(told.value)
+    with get_client(sync_client=True) as client:
+        names = [run.name for run in client.read_flow_runs() if run.parameters.get("serial") == "12 34"]
+    assert names == [], "a run with such answers fails under a name drawn by lot"
     added = load(Linac, block_name(lab.serial))
     assert added is not None
     assert added.energies == ["6", "10 FFF"]
@@ -45,7 +52,10 @@ def test_a_run_that_the_server_does_not_take_is_told_and_the_others_are_tried(
     tables: list[str] = []
 
     class Busy:
-        parameters = add_linac.parameters
+        parameters, fn = add_linac.parameters, staticmethod(add_linac.fn)
+
+        def validate_parameters(self, answers: object) -> object:
+            return answers
 
         def __call__(self, serial: str, **_: object) -> object:
             if serial == "T-1":

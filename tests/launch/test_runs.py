@@ -6,9 +6,11 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,6 +39,8 @@ class Server:
     broken: set[str] = field(default_factory=set)
     steps_left: float = float("inf")
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    changed: dict[int, int] = field(default_factory=dict)
+    """When a run's state changed, where that is not in the order in which they began."""
 
     @contextlib.contextmanager
     def step(self) -> Iterator[None]:
@@ -56,10 +60,12 @@ class Server:
 
     def read_flow_runs(self, **_: object) -> list[Any]:
         """The latest first."""
-        return [
-            SimpleNamespace(id=number, parameters={"serial": serial, "site": serial}, state=SimpleNamespace(type=state))
-            for number, (serial, state) in sorted(self.runs.items(), reverse=True)
-        ]
+        found = []
+        for number, (serial, kind) in sorted(self.runs.items(), reverse=True):
+            moment = datetime.fromtimestamp(self.changed.get(number, number), UTC)
+            state = SimpleNamespace(type=kind, timestamp=moment)
+            found.append(SimpleNamespace(id=number, parameters={"serial": serial, "site": serial}, state=state))
+        return found
 
     def set_flow_run_state(self, run: int, _state: object, force: bool) -> None:
         with self.step():
@@ -152,6 +158,18 @@ def test_a_run_that_crashed_before_the_start_is_followed_unless_a_later_one_was_
     }
     assert start(server, tmp_path / "captures.json") == ["icom-capture/A was started.", "icom-capture/C was started."]
     assert server.under_way() == ["A", "C"]
+
+
+def test_a_run_that_was_wrongly_ended_and_could_not_start_its_successor_is_followed(server: Server, tmp_path: Path) -> None:
+    """It ends as completed, as its listener goes on; but not a run too many, once the real one was cancelled after it."""
+    server.runs = {
+        1: ("A", StateType.CRASHED),
+        2: ("A", StateType.COMPLETED),
+        3: ("B", StateType.CANCELLED),
+        4: ("B", StateType.COMPLETED),
+    }
+    server.changed = {3: 9}
+    assert start(server, tmp_path / "captures.json") == ["icom-capture/A was started."]
 
 
 @pytest.mark.parametrize("what", ["start", "stop", "stop then start", "start cut by Ctrl-C, then stop"])
@@ -268,6 +286,22 @@ def test_a_listener_that_is_left_is_ended_and_one_that_cannot_be_asked_is_told(t
     unfit: Any = SimpleNamespace(serial="../x", spool=left.spool)
     assert not runs.end_listeners([unfit], said.append)
     assert "cannot name a folder" in said[-1]
+
+
+def test_listeners_are_ended_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty that take their 10 s each are not to hold the computer up for minutes."""
+    together = threading.Barrier(3)
+
+    def stop(*_: object) -> bool:
+        together.wait(30)
+        return True
+
+    monkeypatch.setattr(control, "is_running", lambda *_: True)
+    monkeypatch.setattr(runs, "is_a_commands", lambda *_: False)
+    monkeypatch.setattr(control, "stop", stop)
+    left: list[Any] = [SimpleNamespace(serial=serial, spool="") for serial in "ABC"]
+    assert runs.end_listeners(left, lambda _: None)
+    assert runs.end_listeners([], lambda _: None)
 
 
 def test_tunnels_are_taken_up_as_recordings_are(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

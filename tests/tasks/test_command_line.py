@@ -64,6 +64,22 @@ def test_other_errors_keep_their_traceback_and_it_ends_with_the_run(console: io.
     assert "SetupError: Later." in console.getvalue()
 
 
+def test_answers_that_do_not_fit_make_no_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from flows.add_linac import add_linac
+
+    calls: list[dict[str, object]] = []
+    monkeypatch.setattr(command_line, "need_server", lambda: None)
+    monkeypatch.setattr(type(add_linac), "__call__", lambda _, **answers: calls.append(answers))
+    four = ["--address", "192.168.17.40", "--site", "nbcc"]
+    assert command_line.run_from_command_line(add_linac, ["--serial", "12 34", *four]) == 2
+    assert calls == []
+    assert "- serial: A serial or unique name has 1 to 40 letters" in capsys.readouterr().err
+    for given in (["6,10 FFF"], ["6", "10 FFF"], ["6,", "10 FFF"]):
+        assert command_line.run_from_command_line(add_linac, ["--serial", "4299", *four, "--energies", *given]) == 0
+        assert calls.pop()["energies"] == ["6", "10 FFF"]
+    assert '--energies 6,10 or --energies 6 "10 FFF"' in " ".join(command_line.parser(add_linac).format_help().split())
+
+
 def test_a_missing_server_at_another_port_is_thought_of(monkeypatch: pytest.MonkeyPatch) -> None:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 

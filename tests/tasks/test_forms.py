@@ -82,6 +82,38 @@ def taken(energy: str) -> bool:
     return True
 
 
+@pytest.mark.parametrize("address", ["192.168.17.40", " nss-4299.nbcc.example ", "localhost", "fe80::1", "::1", "3com-box"])
+def test_the_form_takes_addresses(address: str) -> None:
+    assert re.search(forms.ADDRESS, address)
+
+
+@pytest.mark.parametrize("address", ["192.168.17", "192.168.17.", "192.168.17.40.1", "4299", "", "127.0.0.1; rm", "http://nss"])
+def test_the_form_refuses_what_is_no_whole_address(address: str) -> None:
+    assert not re.search(forms.ADDRESS, address)
+
+
+def test_what_a_pattern_wants_stands_in_words_in_the_field_s_description() -> None:
+    """The browser tells the pattern alone."""
+    from flows.add_linac import add_linac
+    from flows.remove_linac import remove_linac
+
+    for flow in (add_linac, remove_linac):
+        for name, field in flow.parameters.properties.items():
+            if "pattern" in field:
+                assert re.search("letters|four numbers", field["description"]), name
+
+
+def test_answers_that_do_not_fit_are_told_in_words() -> None:
+    from flows.add_linac import add_linac
+
+    forms.check_answers(add_linac, {"serial": "4299", "address": "192.168.17.40", "site": "nbcc"})
+    with pytest.raises(SetupError) as refused:
+        forms.check_answers(add_linac, {"serial": "12 34", "address": "192.168.17", "site": "nbcc"})
+    first, *rest = str(refused.value).splitlines()
+    assert (first, len(rest)) == ("These answers do not fit:", 2)
+    assert rest[0].startswith(" - serial: A serial or unique name has 1 to 40 letters")
+
+
 def test_the_pattern_of_an_energy_is_in_the_form() -> None:
     from flows.add_linac import add_linac
 

@@ -49,6 +49,23 @@ class TestVerdict:
         assert record.problems == ["There is no such pool."]
         assert "- **Deployment**: There is no such pool." in record.verdict(), "the reason stands at the top"
 
+    def test_each_reason_is_told_once_with_what_it_is_about(self, linac: Linac) -> None:
+        away = "Could not list /records: it is not there."
+        check = Check("Records share /records", Outcome.FAIL, away)
+        plan = [Step("Records share", problem=away), Step("Block", problem="No pool."), Step("Queue", problem="No pool.")]
+        record = Record(linac, checklist=Checklist([GOOD, check]), plan=plan)
+        with pytest.raises(SetupError) as caught:
+            record.refuse_if_anything_is_wrong()
+        assert str(caught.value).endswith(f"nothing was changed. Records share /records: {away} Block: No pool.")
+        assert record.verdict().count(away) == record.verdict().count("No pool.") == 1
+
+    def test_what_an_earlier_run_left_is_told_where_this_one_changes_nothing(self, linac: Linac) -> None:
+        record = Record(linac, unfinished=True, checklist=Checklist([BAD]))
+        assert "Nothing was changed. An earlier add-linac of it was not finished:" in record.verdict()
+        with pytest.raises(SetupError, match=r"An earlier add-linac of it was not finished: .* iCom port 1706: refused"):
+            record.refuse_if_anything_is_wrong()
+        assert "earlier" not in Record(linac, checklist=Checklist([BAD])).verdict()
+
     def test_nothing_is_called_made_that_was_not(self, linac: Linac, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "run_name", lambda: "add-linac-4299")
         record = Record(linac, plan=[done([]), Step("Deployment", problem="There is no such pool.")])
@@ -93,6 +110,7 @@ def test_the_text_holds_all_of_it(linac: Linac, monkeypatch: pytest.MonkeyPatch)
     text = Record(linac, checklist=Checklist([GOOD, BAD], ["![p](data:)"]), plan=[step, Step("Block")]).text()
     for words in (
         "# Linac 4299: commissioning record",
+        "- **iCom port 1706**: refused | by the NSS\n\n## This run\n\n- **When**",
         "- **Run**: add-linac-4299",
         "1 checks passed, 0 with a warning, 1 failed.",
         "- ❌ fail: **iCom port 1706**. refused | by the NSS",
@@ -153,6 +171,11 @@ class TestDrawing:
         assert len(points) < 800
         heights = [float(point.split(",")[1]) for point in points]
         assert min(heights) < heights[0] - 50, "the one long pause stands out"
+
+    @pytest.mark.parametrize(("seconds", "shown"), [(2.0, "0.0 0.5 1.0 1.5 2.0"), (60.0, "0 15 30 45 60")])
+    def test_the_seconds_below_differ_also_over_a_short_time(self, seconds: float, shown: str) -> None:
+        drawn = self.draw([0.0, 0.25], Steadiness(seconds, 2, 4.0), Trips())
+        assert [text.text for text in drawn.findall(f"{SVG}text")[-5:]] == [f"{each} s" for each in shown.split()]
 
     def test_nothing_at_all(self) -> None:
         assert not self.draw([], Steadiness(), Trips()).findall(f"{SVG}polyline")

@@ -139,6 +139,72 @@ def test_new_lines_look_like_their_neighbours_and_stand_before_the_next_comment(
     )
 
 
+BEHIND = """version = 1
+
+[[site]]
+name = "nbcc"
+
+    [[site.linac]]
+    name = "2619"
+    ip = "192.168.17.41"
+
+    # --- Mosaiq: ask Jane before changing ---
+    [site.mosaiq]
+    hostname = "msq"
+    # trailing note on the Mosaiq port
+    port = 1433
+
+    # Monaco's
+    [site.directories]
+    monaco = []
+
+# --- second site, owned by Bob ---
+[[site]]
+name = "rccc"
+linac = []
+"""
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_a_new_linac_stands_beside_its_sibling_and_a_second_run_changes_nothing(newline: str) -> None:
+    before = BEHIND.replace("\n", newline)
+    entry = Entry("nbcc", "4299", "192.168.17.40")
+    change = config.update(before, entry)
+    new = '\n    [[site.linac]]\n    name = "4299"\n    ip = "192.168.17.40"\n    samba_ip = "192.168.17.40"\n'
+    assert change.after.replace("\r\n", "\n") == BEHIND.replace('41"\n', f'41"\n{new}')
+    assert not config.update(change.after, entry).changed
+    moved = config.update(change.after, Entry("nbcc", "4299", "192.168.17.42"))
+    assert moved.after == change.after.replace("17.40", "17.42")
+    assert not config.update(moved.after, Entry("nbcc", "4299", "192.168.17.42")).changed
+
+
+APART = """[[site]]
+name = "nbcc"
+[[site.linac]]
+name = "2619"
+ip = "192.168.17.41"
+
+[icom]  # the site's directories come later
+patient_directories = []
+
+# Monaco's
+[site.directories]
+monaco = []
+"""
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_tables_that_stand_apart_from_their_site_stay_where_they_are_with_their_comments(newline: str) -> None:
+    before = APART.replace("\n", newline)
+    entry = Entry("nbcc", "4299", "192.168.17.40")
+    change = config.update(before, entry)
+    assert lines_gone(change) == []
+    assert f"# Monaco's{newline}[site.directories]" in change.after
+    assert not config.update(change.after, entry).changed
+    with pytest.raises(SetupError, match="without moving them"):
+        config.update(change.after, Entry("nbcc", "4299", "192.168.17.42"))
+
+
 def test_values_are_updated_in_place_with_their_comments() -> None:
     entry = Entry(
         "rccc", "2619", "10.9.9.9", icom_live=r"\\rccc\iCom\live", mosaiq={"port": 11433}, patients=r"\\rccc\iCom\patients"
@@ -226,7 +292,13 @@ def test_a_linac_is_removed_and_comes_back() -> None:
         ("[[site]]\nname='a'\nlinac='4299'", "not a list of [[site.linac]]"),
         ("[[site]]\nname='a'\nmosaiq=1", "`mosaiq` is not a table"),
         ("[[site]]\nname='a'\n[[site.linac]]\nname=4299", "a name of their own"),
-        ("site = [{name='a', linac=[{name='1', ip='x'}]}]", "of its own where one was expected"),
+        (
+            "site = [{name='a', linac=[{name='1', ip='x'}]}]",
+            "written as a list, site = [{...}]",
+        ),
+        ("site = [{name='b'}]", "written as a list, site = [{...}]"),
+        ("[[site]]\nname='a'\nlinac=[{name='1', ip='x'}]", "Write them as [[site.linac]] tables"),
+        ("[[site]]\nname='a'\nlinac=[{name='1', ip='x'}, {name='4299'}]", "Write them as [[site.linac]] tables"),
         ("[icom]\npatient_directories = 'x'", "is not what PyMedPhys wants"),
         ("[[site]]\nname='b'\n[[site.linac]]\nname='4299'\nip='x'", "is at site b"),
         ("[[site]]\nname='b'\n[[site.linac]]\nname='1'\nip='192.168.17.40'", "Linac 1 has the address"),

@@ -125,6 +125,7 @@ def test_a_bundle_as_a_folder_and_as_a_zip(tmp_path: Path, embed: Path, capsys: 
     assert "Nothing to do" in capsys.readouterr().out
     assert main(["bundle", "--check", str(folder)]) == 0
     assert main([*command, str(tmp_path / "out.zip")]) == 0
+    assert capsys.readouterr().out.endswith(f"\n{tmp_path / 'out.zip'}: written.\n")
     with zipfile.ZipFile(tmp_path / "out.zip") as archive:
         packed = {entry.filename.partition("/")[2]: archive.read(entry) for entry in archive.infolist()}
     assert packed == written(folder)

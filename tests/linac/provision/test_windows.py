@@ -118,6 +118,16 @@ def test_the_listeners_exit_code_is_the_services(windows: Any, tmp_path: Path) -
     assert windows.batch(tmp_path / "4299_listening.bat").returncode == 1
 
 
+def test_the_status_ends_with_the_exit_code_of_what_it_shows(windows: Any, folder: Path) -> None:
+    put(folder, services(linacs=LINACS))
+    (folder / "python").mkdir()
+    windows.put("python", folder / "python")
+    assert windows.batch(folder / "services-install.bat", "quiet").returncode == 0
+    assert windows.batch(folder / "services-status.bat", "quiet").returncode == 0
+    (windows.tools / "refuse-python").touch()
+    assert windows.batch(folder / "services-status.bat", "quiet").returncode == 1
+
+
 def test_a_batch_file_started_as_a_service_starts_it(windows: Any, folder: Path) -> None:
     """NSSM makes a process of the file itself, from another folder."""
     put(folder, services())
