@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from launch.stack import Stack
@@ -17,6 +18,9 @@ SAMPLES = PROJECT.parent / "shared" / "samples" / "trf"
 
 for name in [name for name in os.environ if name.startswith("PREFECT_")]:
     del os.environ[name]  # a developer's own Prefect settings must not reach the tests
+
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")  # how long an example takes tells of the computer alone
 
 
 @pytest.fixture(scope="session")
