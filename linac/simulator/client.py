@@ -32,6 +32,7 @@ class Client:
     """A connection. `ending` says who ended it and how: `fin` or `reset` by us, `client fin` or `client reset`; None while it
     lasts.
 
+    `queued` and `handed`: how much was put into the queue, and how much of it is handed to the network.
     `longest_send_seconds` includes a send that is under way. `received_bytes` should stay 0: a listener says nothing.
     `chunk`: send so many bytes at a time, with so many seconds between.
     """
@@ -41,6 +42,8 @@ class Client:
     queue: "queue.Queue[Outgoing]" = field(default_factory=lambda: queue.Queue(QUEUE_LIMIT))
     ending: str | None = None
     messages: int = 0
+    queued: int = 0
+    handed: int = 0
     received_bytes: int = 0
     connected_at: float = field(default_factory=time.monotonic)
     ended_at: float | None = None
@@ -69,6 +72,7 @@ class Client:
         """Queue something to send. A client that is a quarter of an hour behind is dropped."""
         try:
             self.queue.put_nowait(outgoing)
+            self.queued += 1
         except queue.Full:
             self.hang_up()
 
@@ -95,6 +99,7 @@ class Client:
                 if outgoing.sent is not None:
                     self.messages += 1
                     outgoing.sent()
+                self.handed += 1
                 self.queue.task_done()
                 if outgoing.then is not None:
                     self._end(outgoing.then)

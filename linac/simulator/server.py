@@ -203,9 +203,12 @@ class SimulatedLinac:
         return session.ended.wait(timeout) and self.wait_sent(max(until - time.monotonic(), 0.0))
 
     def wait_sent(self, timeout: float) -> bool:
-        """Wait until everything made so far is handed to the network. False after `timeout` seconds."""
+        """Wait until everything made so far is handed to the network; what is made meanwhile does not count. False after
+        `timeout` seconds."""
         until = time.monotonic() + timeout
-        while any(client.waiting for client in self._alive()):
+        with self._lock:
+            queued = [(client, client.queued) for client in self._alive()]
+        while any(client.ending is None and client.handed < count for client, count in queued):
             if time.monotonic() > until:
                 return False
             time.sleep(0.01)
