@@ -8,7 +8,7 @@ from xml.sax.saxutils import escape
 from linac.capture.steadiness import Steadiness, Trips
 
 WIDTH, HEIGHT = 760, 250
-LEFT, RIGHT, TOP = 104, 14, 34
+LEFT, RIGHT, TOP = 104, 24, 34
 PANEL = 78
 GAP = 26
 INK, FAINT, BLUE, RED = "#333", "#ccc", "#2563eb", "#dc2626"
