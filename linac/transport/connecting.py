@@ -4,7 +4,6 @@ import math
 import os
 import re
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path, PureWindowsPath
 from typing import Protocol
 
@@ -21,18 +20,34 @@ _WITH_PORT = re.compile(r"(?P<host>[^:@]+)[:@](?P<port>[0-9]+)")
 _UNC = re.compile(r"[\\/]{2}([^\\/]+)[\\/]+([^\\/]+)((?:[\\/].*)?)\Z", re.DOTALL)
 
 
-class Way(AbstractContextManager[tuple[str, int]], Protocol):
-    """An address on this computer, for as long as a `with` statement lasts, such as `linac.transport.tunnel.LocalForward`."""
+class Line(Protocol):
+    """A connection that is open, used like a socket: by one thread that reads and others that write."""
+
+    def settimeout(self, seconds: float, /) -> None: ...
+    def send(self, data: memoryview, /) -> int: ...
+    def recv_into(self, buffer: memoryview, /) -> int: ...
+    def shutdown(self, how: int, /) -> None: ...
+    def close(self) -> None: ...
+
+
+class Way(Protocol):
+    """Connections to one server, such as `linac.transport.ssh_route.Route`."""
+
+    def dial(self) -> Line:
+        """A connection, made within a bounded time. Raises `UnreachableError` where the way or the server is away."""
 
     def failure(self, seconds: float) -> LinacError | None:
         """Why nothing comes through, or None where the gateway gives a sign of life within so many seconds."""
+
+    def close(self) -> None:
+        """End all connections, without waiting for anybody."""
 
 
 class Gateway(Protocol):
     """What leads to a server that cannot be reached directly, such as `linac.transport.ssh.Gateway`."""
 
-    def forward(self, host: str, port: int) -> Way:
-        """The address from which connections come out at `host`, `port`."""
+    def route(self, host: str, port: int) -> Way:
+        """The way to `host`, `port`. Nothing is connected yet."""
 
 
 def split_unc(path: str) -> tuple[str, str, str] | None:

@@ -23,8 +23,9 @@ from typing import IO, Self, TypeVar
 from linac.errors import LinacError, StorageError, UnreachableError
 from linac.transport import fetching, smb_ahead, smb_errors, smb_file
 from linac.transport import smb_messages as messages
-from linac.transport.connecting import SMB_PORT, TIMEOUT_SECONDS, Gateway, Way
+from linac.transport.connecting import SMB_PORT, TIMEOUT_SECONDS, Gateway, Line, Way
 from linac.transport.credentials import Credentials
+from linac.transport.dialing import dial
 from linac.transport.fetching import Source
 from linac.transport.paths import (
     ASIDE,
@@ -61,11 +62,8 @@ class _Links:
         self.where, self.timeout = where, timeout
         self._credentials, self._gateway = credentials, gateway
         self._lock = threading.Lock()
-        self._laying = threading.Lock()
-        """Held by who lays the way, which may take long; nobody else may wait for that, least of all `close`."""
         self._by_thread: dict[int, Link] = {}
         self._way: Way | None = None
-        self._address = (where.server, where.port)
         self._closed = False
         self._left: list[str] = []
 
@@ -113,33 +111,28 @@ class _Links:
 
     def _make(self) -> Link:
         try:
-            return Link(self._through(), self.where, self._credentials, self.timeout, self._lost)
+            return Link(self._dial, self.where, self._credentials, self.timeout, self._lost)
         except AwayError:
             if self._gateway is not None:  # perhaps it is the way there that failed: lay it anew at the next try
                 self._close_way()
             raise
 
-    def _through(self) -> tuple[str, int]:
-        """Where to connect to."""
+    def _dial(self) -> Line:
+        """A connection to the server."""
         if self._gateway is None:
-            return self._address
-        with self._laying:
-            with self._lock:
-                if self._closed:
-                    raise closed(self.where.location)
-                if self._way is not None:
-                    return self._address
-            way = self._gateway.forward(self.where.server, self.where.port)
-            try:
-                address = way.__enter__()
-            except UnreachableError as trouble:  # whoever wants the share sees that it is away, whatever stands before it
-                raise AwayError(str(trouble)) from trouble
-            with self._lock:
-                if not self._closed:
-                    self._way, self._address = way, address
-                    return address
-            way.__exit__(None, None, None)
-            raise closed(self.where.location)
+            return dial(self.where.server, self.where.port, self.timeout)
+        with self._lock:
+            if self._closed:
+                raise closed(self.where.location)
+            if self._way is None:
+                self._way = self._gateway.route(self.where.server, self.where.port)
+            way = self._way
+        try:
+            return way.dial()
+        except UnreachableError as trouble:  # whoever wants the share sees that it is away, whatever stands before it
+            if self._closed:
+                raise closed(self.where.location) from trouble
+            raise AwayError(str(trouble)) from trouble
 
     def _lost(self, error: AwayError) -> LinacError:
         """What to say of a connection that failed: behind a gateway that fails, the server is not to blame."""
@@ -153,8 +146,7 @@ class _Links:
         with self._lock:
             way, self._way = self._way, None
         if way is not None:
-            with contextlib.suppress(LinacError, OSError):
-                way.__exit__(None, None, None)
+            way.close()
 
     def close(self) -> None:
         with self._lock:

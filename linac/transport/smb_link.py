@@ -29,8 +29,8 @@ from smbprotocol.tree import TreeConnect
 from linac.errors import LinacError
 from linac.transport import smb_errors
 from linac.transport import smb_messages as messages
+from linac.transport.connecting import Line
 from linac.transport.credentials import Credentials
-from linac.transport.dialing import dial
 from linac.transport.paths import AwayError
 from linac.transport.smb_errors import Where
 from linac.transport.smb_messages import Message
@@ -61,13 +61,14 @@ class Link:
 
     def __init__(
         self,
-        address: tuple[str, int],
+        dial: Callable[[], Line],
         where: Where,
         credentials: Credentials | None,
         timeout: float,
         lost: Callable[[AwayError], LinacError] = lambda error: error,
     ) -> None:
-        """`lost` gets the error of a connection that failed or did not come about, and gives the one to raise."""
+        """`dial` gives the connection to the server; `lost` gets the error of one that failed or did not come about, and gives
+        the one to raise."""
         self.where, self.timeout, self._lost = where, timeout, lost
         self.lock = threading.RLock()
         self._broken = False
@@ -75,7 +76,7 @@ class Link:
         self._inside = 0
         """The thread in the middle of a request; 0 for none."""
         try:
-            sock = dial(*address, timeout)
+            sock = dial()
         except (OSError, UnicodeError) as error:  # the latter from a name that DNS cannot know
             raise lost(smb_errors.connecting(error, where, timeout)) from error
         self._wire = Wire(sock, timeout)

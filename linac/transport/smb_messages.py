@@ -58,11 +58,13 @@ EPOCH_100NS = 116444736000000000
 
 @dataclass(frozen=True)
 class Message:
-    """A message's command and its bytes. `payload`: how many bytes it carries or asks for at most: that costs credits."""
+    """A message's command and its bytes. `payload`: how many bytes it carries or asks for at most: that costs credits. `body`:
+    what follows its bytes, kept apart so that it need not be copied."""
 
     COMMAND: int
     data: bytes
     payload: int = 1
+    body: bytes = b""
 
 
 class Opened(NamedTuple):
@@ -123,7 +125,7 @@ def data_read(answer: bytes | memoryview) -> memoryview:
 
 def write(offset: int, data: bytes, handle: bytes = SAME_FILE) -> Message:
     fixed = _WRITE.pack(49, HEADER + _WRITE.size, len(data), offset, handle, 0, 0, 0, 0, 0)
-    return Message(9, fixed + data, max(1, len(data)))
+    return Message(9, fixed, max(1, len(data)), data)
 
 
 def written(answer: bytes | memoryview) -> int:

@@ -50,14 +50,15 @@ def charge(message: Message, large: bool) -> int:
 
 def packed(
     sent: Sequence[Message], numbers: Sequence[int], wanted: int, session: int, tree: int, *, large: bool, signed: bool
-) -> list[bytes]:
-    """Messages with their headers, to be sent in one piece, yet unsigned. Those after the first are about the same file.
+) -> list[tuple[bytes, ...]]:
+    """Messages with their headers, each as pieces in order, to be sent all together, yet unsigned. Those after the first are
+    about the same file.
 
     `wanted`: how many credits to ask for.
     """
-    parts = []
+    parts: list[tuple[bytes, ...]] = []
     for place, (message, number) in enumerate(zip(sent, numbers, strict=True)):
-        length = HEADER + len(message.data)
+        length = HEADER + len(message.data) + len(message.body)
         padding = 0 if place == len(sent) - 1 else -length % 8
         following = 0 if place == len(sent) - 1 else length + padding
         flags = (RELATED if place else 0) | (SIGNED if signed else 0)
@@ -77,12 +78,8 @@ def packed(
             session,
             bytes(16),
         )
-        parts.append(b"".join((header, message.data, bytes(padding))))
+        parts.append((header, message.data, message.body, bytes(padding)))
     return parts
-
-
-def with_signature(part: bytes, signature: bytes) -> bytes:
-    return b"".join((part[:48], signature, part[HEADER:]))
 
 
 def answers(message: bytes | bytearray) -> list[Answer]:

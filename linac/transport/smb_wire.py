@@ -20,9 +20,10 @@ from smbprotocol.exceptions import SMBConnectionClosed
 from smbprotocol.session import Session
 
 from linac.transport import smb_messages as messages
+from linac.transport.connecting import Line
 from linac.transport.smb_messages import Message
-from linac.transport.smb_protection import Cipher, Signatures, UnsafeError
-from linac.transport.smb_requests import PENDING, Request, answers, charge, packed, with_signature
+from linac.transport.smb_protection import HEAD, Cipher, Room, Signatures, UnsafeError
+from linac.transport.smb_requests import PENDING, Request, answers, charge, packed
 
 logging.getLogger("smbprotocol").setLevel(logging.CRITICAL)  # it logs paths, which can hold names; our errors say what matters
 
@@ -40,9 +41,9 @@ class HungError(Exception):
 
 
 class Wire:
-    """A connected socket in the shape of smbprotocol's `Tcp`."""
+    """An open connection in the shape of smbprotocol's `Tcp`."""
 
-    def __init__(self, sock: socket.socket, timeout: float) -> None:
+    def __init__(self, sock: Line, timeout: float) -> None:
         self._sock = sock
         self._sending = threading.Lock()
         self.connected = True
@@ -59,16 +60,18 @@ class Wire:
         """Each message must be encrypted from when it is there."""
         self.heard = time.monotonic()
         sock.settimeout(timeout)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if isinstance(sock, socket.socket):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
     def connect(self) -> None:
         """It is connected already."""
 
-    def send(self, header: bytes) -> None:
-        """Send a message whole. Raises OSError, TimeoutError among it, once nothing moves."""
+    def send(self, header: bytes | memoryview) -> None:
+        """Send a message of smbprotocol's, or one with its length before it, whole. Raises OSError, TimeoutError among it, once
+        nothing moves."""
+        rest = header if isinstance(header, memoryview) else memoryview(struct.pack(">I", len(header)) + header)
         with self._sending:
-            rest = memoryview(b"".join((struct.pack(">I", len(header)), header)))
             while rest:
                 rest = rest[self._sock.send(rest) :]
 
@@ -175,6 +178,8 @@ class SmbConnection(Connection):  # type: ignore[misc]  # smbprotocol has no typ
     def __init__(self, wire: Wire, server: str, port: int, timeout: float) -> None:
         self._wire: Wire | None = None
         self._given, self._timeout = wire, timeout
+        self._plain, self._hidden = Room(), Room()
+        """For `post`, which one thread at a time uses."""
         super().__init__(uuid.uuid4(), server, port, require_signing=True)
         wire.granted = self._granted
 
@@ -232,18 +237,22 @@ class SmbConnection(Connection):  # type: ignore[misc]  # smbprotocol has no typ
             for message in sent:
                 requests.append(Request(self.sequence_window["low"]))
                 self.sequence_window["low"] += charge(message, large)
-        signed = bool(session.signing_required and session.signing_key)
+        signatures = self._given.signatures if session.signing_required and session.signing_key else None
         numbers = [request.number for request in requests]
-        parts = packed(sent, numbers, wanted, session.session_id, tree_id, large=large, signed=signed)
-        if signed:
-            parts = [
-                with_signature(part, self._generate_signature(part, session.signing_key, number, False, message.COMMAND))
-                for part, number, message in zip(parts, numbers, sent, strict=True)
-            ]
-        data = b"".join(parts)
+        parts = packed(sent, numbers, wanted, session.session_id, tree_id, large=large, signed=signatures is not None)
+        data = self._plain.of(HEAD + sum(len(piece) for part in parts for piece in part))
+        data[:HEAD] = struct.pack(">I", len(data) - HEAD)
+        at = HEAD
+        for part, number, message in zip(parts, numbers, sent, strict=True):
+            begin = at
+            for piece in part:
+                data[at : at + len(piece)] = piece
+                at += len(piece)
+            if signatures is not None:
+                signatures.sign(data[begin:at], number, message.COMMAND)
         tree = session.tree_connect_table.get(tree_id)
         if session.encrypt_data or (tree is not None and tree.encrypt_data):
-            data = self._encrypt(data, session)
+            data = self._cipher(session).encrypt(data[HEAD:], self._hidden)
         self._given.requests.update((request.number, request) for request in requests)
         self._check_worker_running()  # after they are listed: the reading thread, if it ends now, wakes who waits for them
         self._given.send(data)
@@ -257,7 +266,11 @@ class SmbConnection(Connection):  # type: ignore[misc]  # smbprotocol has no typ
         if force or (self._given.signatures is None and self._given.cipher is None):  # else it was checked when it arrived
             super().verify_signature(header, session_id, force)
 
-    def _encrypt(self, b_data: bytes, session: Session) -> bytes:
+    def _encrypt(self, b_data: bytes, session: Session) -> memoryview:
+        """Called by smbprotocol, from its reading thread as well."""
+        return self._cipher(session).encrypt(b_data)
+
+    def _cipher(self, session: Session) -> Cipher:
         if self._given.cipher is None:
             self._given.cipher = Cipher(self, session)
-        return self._given.cipher.encrypt(b_data)
+        return self._given.cipher

@@ -24,7 +24,9 @@ from linac.errors import SetupError, StorageError
 from linac.transport.connecting import check_numbers
 from linac.transport.ssh_errors import GatewayHungError
 from linac.transport.ssh_keys import ALGORITHMS, HostKey, host_keys, private_key
-from linac.transport.ssh_link import BROKEN, Link, shown_host_key
+from linac.transport.ssh_link import Link, shown_host_key
+from linac.transport.ssh_route import Route
+from linac.transport.ssh_wire import BROKEN
 from linac.transport.tunnel import LocalForward
 
 TIMEOUT_SECONDS = 15.0
@@ -74,6 +76,10 @@ class Gateway:
         this computer; what lies behind it still asks for its own password.
         """
         return LocalForward(self.connect, (host, port))
+
+    def route(self, host: str, port: int) -> Route:
+        """The same for this program alone, without any port of this computer: `dial` on it gives connections. To be closed."""
+        return Route(self.connect, (host, port))
 
     def run(self, command: str, timeout: float = COMMAND_SECONDS, given: bytes = b"") -> tuple[int, str]:
         """Run a command line on the gateway, in the account's own shell; exit status and output (both streams, at most 1 MiB).

@@ -7,7 +7,6 @@ life when it falls silent, and when none comes shuts the socket down: that, and 
 """
 
 import contextlib
-import logging
 import socket
 import threading
 import time
@@ -16,9 +15,6 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import paramiko
-from paramiko.buffered_pipe import BufferedPipe
-from paramiko.common import cMSG_CHANNEL_WINDOW_ADJUST
-from paramiko.transport import ChannelMap
 
 from linac.errors import LinacError, SetupError
 from linac.transport.dialing import dial
@@ -35,19 +31,11 @@ from linac.transport.ssh_errors import (
     TargetRefusedError,
 )
 from linac.transport.ssh_keys import ALGORITHMS, HostKey
+from linac.transport.ssh_packets import Wire
+from linac.transport.ssh_wire import BROKEN, Inlet, Outlet, Transport
 
 CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes192-ctr", "aes256-ctr")
 """The fastest first (measured); none of those that OpenSSH no longer offers."""
-
-READ_AHEAD = 1 << 18
-"""Bytes taken off the socket at once; paramiko itself asks twice for every packet."""
-
-PACKET = 1 << 15
-"""The largest packet that we let a peer send, bytes."""
-
-ACKNOWLEDGED = 1 << 19
-"""After so many bytes the peer is told that more may come; its window is 2 MiB. Telling more often wakes a thread more often
-(half of this made transfers a tenth slower), telling later leaves a long line idle."""
 
 PROBE_SECONDS = 3.0
 """After so much silence the peer is asked for a sign of life."""
@@ -61,190 +49,16 @@ JOIN_SECONDS = 2.0
 GREETING_SECONDS = 3.0
 """Who says something, but in so long nothing of SSH, is no SSH service. (Lines of its own may precede the greeting.)"""
 
-GREETING_BYTES = 4096
-"""So much of what is said first is kept."""
-
 REFUSALS = (b"Exceeded MaxStartups", b"Not allowed")
 """What OpenSSH says instead of its greeting to an address that comes too often."""
 
 PROHIBITED = 1
 """Reason for a channel refused, RFC 4254 section 5.1: administratively prohibited."""
 
-_log = logging.getLogger("linac.transport.ssh.library")
-_log.addHandler(logging.NullHandler())
-_log.propagate = False  # the library tells every failure with a traceback; we raise it in words
-_log.setLevel(logging.CRITICAL)
-
 Keys = Callable[[float], AbstractContextManager[Sequence[paramiko.PKey]]]
 """Gives the keys to log in with, for the time of the login, and may ask an agent for so many seconds."""
 
-BROKEN = (OSError, EOFError, paramiko.SSHException)
-"""What using a channel or a connection that is over may raise."""
-
 Incoming = Callable[["paramiko.Channel", tuple[str, int], tuple[str, int]], None]
-
-
-class Wire:
-    """The socket as paramiko gets it: reads in large pieces, and notes when the peer was last heard (`time.monotonic`)."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._socket = sock
-        self._buffer = memoryview(bytearray(READ_AHEAD))
-        self._begin = self._end = 0
-        self._closed = False  # paramiko looks at a socket's own `_closed`
-        self.heard = time.monotonic()
-        self.greeting = b""
-        """What was said first, until it is the line that SSH begins with."""
-        self.greeted_at = 0.0
-        """When the first byte came."""
-
-    @property
-    def is_ssh(self) -> bool:
-        """Whether the peer has begun to speak SSH (RFC 4253 section 4.2)."""
-        return self.greeting.startswith(b"SSH-") or b"\nSSH-" in self.greeting
-
-    def recv(self, size: int) -> bytes:
-        if self._begin == self._end:
-            count = self._socket.recv_into(self._buffer)
-            self._begin, self._end = 0, count
-            if count:
-                self.heard = time.monotonic()
-                if len(self.greeting) < GREETING_BYTES and not self.is_ssh:
-                    self.greeted_at = self.greeted_at or self.heard
-                    self.greeting += bytes(self._buffer[: min(count, GREETING_BYTES)])
-        begin = self._begin
-        self._begin = min(begin + size, self._end)
-        return bytes(self._buffer[begin : self._begin])
-
-    def send(self, data: bytes) -> int:
-        return self._socket.send(data)
-
-    def settimeout(self, seconds: float | None) -> None:
-        self._socket.settimeout(seconds)
-
-    def getpeername(self) -> Any:
-        return self._socket.getpeername()
-
-    def close(self) -> None:
-        """Wakes whoever reads or writes. Never waits."""
-        self._closed = True
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
-
-
-class Outlet(BufferedPipe):  # type: ignore[misc]  # the library has no types
-    """What has arrived for a channel; once a socket is attached, on its way there.
-
-    Paramiko hands everything from the thread that decrypts to the one that asks, which costs half the speed when both want
-    the interpreter at once. Here the decrypting thread gives data to the socket itself as long as that takes it without waiting;
-    only what it does not take waits here for the other thread, which also tells the peer how much more may come: the
-    decrypting thread must not, because telling may have to wait.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._sink: socket.socket | None = None
-        self._passed = 0
-        self._sending = False
-
-    def attach(self, sink: socket.socket | None) -> None:
-        """From now on data goes to this socket, which must not block. None: no more."""
-        with self._lock:
-            self._sink = sink
-
-    def feed(self, data: bytes) -> None:
-        with self._lock:
-            if self._sink is not None and not self._buffer and not self._sending:
-                try:
-                    sent = self._sink.send(data)
-                except OSError:  # full; or gone, which the other thread finds out as well
-                    sent = 0
-                self._passed += sent
-                if sent == len(data):
-                    if self._passed >= ACKNOWLEDGED:
-                        self._cv.notify_all()
-                    return
-                data = data[sent:]
-            if self._event is not None:
-                self._event.set()
-            self._buffer.frombytes(data)
-            self._cv.notify_all()
-
-    def take(self, seconds: float) -> tuple[bytes, int, bool]:
-        """What waits to be sent, how many bytes went to the socket by themselves since the last call, and whether no more will
-        come. Waits so long for any of them. What is taken must be sent before the next call."""
-        with self._lock:
-            self._sending = False
-            if not self._buffer and not self._closed and self._passed < ACKNOWLEDGED:
-                self._cv.wait(seconds)
-            passed, self._passed = self._passed, 0
-            data = self._buffer.tobytes()
-            del self._buffer[:]
-            self._sending = bool(data)
-            return data, passed, self._closed
-
-
-class _Channels(ChannelMap):  # type: ignore[misc]
-    """Paramiko's list of channels, each of which gets our outlet before anything can arrive for it."""
-
-    def put(self, number: int, channel: paramiko.Channel) -> None:
-        channel.in_buffer = Outlet()
-        super().put(number, channel)
-
-
-def acknowledge(channel: paramiko.Channel, count: int) -> None:
-    """Tell the peer that so many more bytes may come, as the library does where it is asked for data."""
-    more = channel._check_add_window(count)
-    if more > 0:
-        message = paramiko.Message()
-        message.add_byte(cMSG_CHANNEL_WINDOW_ADJUST)
-        message.add_int(channel.remote_chanid)
-        message.add_int(more)
-        channel.transport._send_user_message(message)
-
-
-class _Transport(paramiko.Transport):  # type: ignore[misc]  # the library has no types
-    """Paramiko's, mended in two places.
-
-    It tells the gateway's own words about a channel that it refuses to its log only, and keeps one failure for all threads: here
-    each thread gets its own. And when a channel is closed while new keys are agreed upon (every 512 MiB), the thread that
-    reads waits to answer for keys that it alone could bring about, until the connection is given up: here it answers later.
-    """
-
-    def __init__(self, wire: Wire) -> None:
-        super().__init__(wire, default_max_packet_size=PACKET)
-        self.set_log_channel(_log.name)
-        self._channels = _Channels()
-        self._asked = threading.local()
-        self._refusals: dict[int, tuple[int, str]] = {}
-        self._held: list[Any] = []
-
-    def _send_user_message(self, message: Any) -> None:
-        if threading.current_thread() is self and not self.clear_to_send.is_set():
-            self._held.append(message)
-        else:
-            super()._send_user_message(message)
-
-    def _parse_newkeys(self, message: Any) -> None:
-        super()._parse_newkeys(message)
-        held, self._held = self._held, []
-        for one in held:
-            self._send_message(one)
-
-    def _next_channel(self) -> int:
-        self._asked.number = super()._next_channel()
-        return int(self._asked.number)
-
-    def _parse_channel_open_failure(self, message: Any) -> None:
-        number, reason, words = message.get_int(), message.get_int(), message.get_text()
-        self._refusals[number] = reason, words
-        message.rewind()
-        super()._parse_channel_open_failure(message)
-
-    def refusal(self) -> tuple[int, str] | None:
-        """Code and words of the refusal of the last channel that this thread asked for, if it was refused."""
-        return self._refusals.pop(getattr(self._asked, "number", -1), None)
 
 
 class Link:
@@ -426,12 +240,15 @@ class Link:
 
     # Using.
 
-    def open(self, target: tuple[str, int], timeout: float | None = None) -> paramiko.Channel:
-        """A connection from the gateway to `target` (host and port as the gateway knows them), as a channel.
+    def open(
+        self, target: tuple[str, int], timeout: float | None = None, buffer: type[Outlet] | type[Inlet] = Outlet
+    ) -> paramiko.Channel:
+        """A connection from the gateway to `target` (host and port as the gateway knows them), as a channel. `buffer`: what keeps
+        what arrives, for a `Pipe` or for a `Stream`.
 
         Raises `ForwardProhibitedError`, `TargetRefusedError`, or why the gateway was lost.
         """
-        channel: paramiko.Channel = self._open("direct-tcpip", target, timeout)
+        channel: paramiko.Channel = self._open("direct-tcpip", target, timeout, buffer)
         return channel
 
     def session(self, timeout: float | None = None) -> paramiko.Channel:
@@ -439,12 +256,14 @@ class Link:
         channel: paramiko.Channel = self._open("session", None, timeout)
         return channel
 
-    def _open(self, kind: str, target: tuple[str, int] | None, timeout: float | None) -> Any:
+    def _open(
+        self, kind: str, target: tuple[str, int] | None, timeout: float | None, buffer: type[Outlet] | type[Inlet] = Outlet
+    ) -> Any:
         seconds = self.timeout if timeout is None else timeout
         if not self.alive:
             raise self.why_ended()
         try:
-            return self._transport.open_channel(kind, target, ("127.0.0.1", 0), timeout=seconds)
+            return self._transport.open(kind, target, seconds, buffer)
         except BROKEN as error:
             refusal = self._transport.refusal()
             if refusal is not None:
@@ -534,7 +353,7 @@ class Link:
             raise self.why_ended()
 
 
-def greet(host: str, port: int, kinds: Sequence[str], timeout: float) -> tuple[Wire, _Transport]:
+def greet(host: str, port: int, kinds: Sequence[str], timeout: float) -> tuple[Wire, Transport]:
     """Connect and agree on keys, host keys of those kinds preferred; nobody is logged in yet.
 
     Raises the errors of `linac.transport.ssh_errors`, or `SetupError` where the name is unknown.
@@ -544,7 +363,7 @@ def greet(host: str, port: int, kinds: Sequence[str], timeout: float) -> tuple[W
     sock = _connected(host, port, timeout)
     wire = Wire(sock)
     try:
-        transport = _Transport(wire)
+        transport = Transport(wire)
     except BaseException:
         wire.close()
         raise
@@ -568,7 +387,7 @@ def greet(host: str, port: int, kinds: Sequence[str], timeout: float) -> tuple[W
     return wire, transport
 
 
-def _negotiate(wire: Wire, transport: _Transport, until: float) -> None:
+def _negotiate(wire: Wire, transport: Transport, until: float) -> None:
     """Let the library agree on keys, no longer than until then, nor with what is no SSH service. Raises one of `BROKEN`."""
     done = threading.Event()
     transport.start_client(event=done)

@@ -18,7 +18,10 @@ from typing import Any
 
 from linac.errors import LinacError
 from linac.transport.ssh_errors import ListenRefusedError
-from linac.transport.ssh_link import BROKEN, Link, Outlet, acknowledge
+from linac.transport.ssh_link import Link
+from linac.transport.ssh_packets import give
+from linac.transport.ssh_route import Address, Route
+from linac.transport.ssh_wire import BROKEN, Outlet, acknowledge
 
 CHUNK = 1 << 20
 """Bytes read from a socket or a channel at once."""
@@ -33,8 +36,6 @@ BACKLOG = 64
 
 _RESET = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
 """SO_LINGER with no time at all: closing sends RST."""
-
-Address = tuple[str, int]
 
 
 class Pipe:
@@ -85,7 +86,7 @@ class Pipe:
                 return
             rest = view[:count]
             while rest:
-                sent = self._channel.send(rest)
+                sent = give(self._channel, rest)
                 if sent == 0:
                     raise EOFError
                 rest = rest[sent:]
@@ -264,82 +265,48 @@ class LocalForward:
     """
 
     def __init__(self, connect: Callable[[], Link], target: Address) -> None:
-        self._connect, self.target = connect, target
+        self._route = Route(connect, target)
         self._lock = threading.Lock()
-        self._over = threading.Event()
-        self._link: Link | None = None
-        self._lost: Link | None = None
-        self._again: Link | None = None  # the lost one, while another is being made
         self._first: Any = None
         self._listener: Listener | None = None
-        self._trouble: LinacError | None = None
 
     @property
     def trouble(self) -> LinacError | None:
         """Why the gateway or its last connection failed, in words, or None."""
-        link = self._link
-        return (link.trouble if link is not None else None) or self._trouble
-
-    def failure(self, seconds: float) -> LinacError | None:
-        """The same; also where the gateway gives no sign of life, or does not let us in again, within so many seconds."""
-        until = time.monotonic() + seconds
-        while self._again is not None and time.monotonic() < until:
-            time.sleep(0.02)
-        again, link = self._again, self._link
-        if again is not None:
-            return again.hung(f"did not let us in again within {seconds:g} s")
-        return (link.failure(seconds) if link is not None else None) or self._trouble
+        return self._route.trouble
 
     def __enter__(self) -> Address:
-        link = self._connect()
         try:
-            self._first = link.open(self.target)
+            self._first = self._route.open(Outlet)
             self._listener = Listener(("127.0.0.1", 0), self._serve)
         except BaseException:
-            link.close()
+            self._route.close()
             raise
-        self._link = link
         return self._listener.address
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._over.set()
         if self._listener is not None:
             self._listener.stop()
-        link, self._first = self._link, None  # without the lock: who holds it may be logging in anew
-        if link is not None:
-            link.close()
+        self._first = None
+        self._route.close()
         if self._listener is not None:
             self._listener.join()
 
     def _serve(self, sock: socket.socket) -> None:
         try:
             channel = self._channel()
-        except LinacError as error:
-            self._trouble = error
+        except LinacError:
             reset(sock)
             return
-        self._trouble = None
         assert self._listener is not None  # noqa: S101 (it called us)
         self._listener.pipes.run(Pipe(sock, channel))
 
     def _channel(self) -> Any:
         with self._lock:
             first, self._first = self._first, None
-            if first is not None and not first.closed and not first.eof_received:
-                return first
-            if self._link is None or not self._link.alive:
-                self._again, self._link = self._lost or self._link, None
-                try:
-                    self._link = self._connect()
-                except LinacError as error:
-                    self._trouble = error
-                    raise
-                finally:
-                    self._lost, self._again = self._again, None
-                if self._over.is_set():
-                    self._link.close()
-            link = self._link
-        return link.open(self.target)
+        if first is not None and not first.closed and not first.eof_received:
+            return first
+        return self._route.open(Outlet)
 
 
 def reset(sock: socket.socket) -> None:

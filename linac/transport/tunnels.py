@@ -23,8 +23,10 @@ from typing import Any
 from linac.errors import LinacError, SetupError, UnreachableError
 from linac.transport.dialing import dial
 from linac.transport.ssh_errors import ForwardProhibitedError, ListenRefusedError, TargetRefusedError
-from linac.transport.ssh_link import BROKEN, Link
-from linac.transport.tunnel import Address, Listener, Pipe, Pipes, reset
+from linac.transport.ssh_link import Link
+from linac.transport.ssh_route import Address
+from linac.transport.ssh_wire import BROKEN
+from linac.transport.tunnel import Listener, Pipe, Pipes, reset
 
 LOCAL, REMOTE = "local", "remote"
 

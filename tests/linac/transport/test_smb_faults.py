@@ -21,6 +21,8 @@ from linac.transport import smb_messages as messages
 from linac.transport.paths import ClosedError
 from linac.transport.settling import SETTLING
 from linac.transport.smb import SmbFolder
+from linac.transport.ssh_errors import GatewayLostError, TargetRefusedError
+from linac.transport.ssh_route import Route
 
 Dial = Callable[..., SmbFolder]
 
@@ -663,17 +665,20 @@ def test_a_gateway_is_gone_through_and_laid_anew_when_it_fails(own_server: Samba
     class Direct:
         """A way that is none."""
 
-        def __enter__(self) -> tuple[str, int]:
-            return "127.0.0.1", own_server.port
+        def dial(self) -> socket.socket:
+            try:
+                return socket.create_connection(("127.0.0.1", own_server.port), 5)
+            except OSError as error:
+                raise TargetRefusedError("The gateway works, but could not reach it.") from error
 
-        def __exit__(self, *_: object) -> None:
+        def close(self) -> None:
             ways.append("closed")
 
         def failure(self, _seconds: float) -> None:
             """It is always well."""
 
     class Direction:
-        def forward(self, host: str, port: int) -> Direct:
+        def route(self, host: str, port: int) -> Direct:
             ways.append(f"to {host}:{port}")
             return Direct()
 
@@ -683,9 +688,9 @@ def test_a_gateway_is_gone_through_and_laid_anew_when_it_fails(own_server: Samba
         assert folder.location == r"\\nss-4299\physics\a"
         assert ways == ["to nss-4299:4450"]
         own_server.kill()
-        with bounded(AwayError, "broke off|refuses"):
+        with bounded(AwayError, "broke off|could not reach"):
             folder.read("x")
-        with bounded(AwayError, "through the gateway"):
+        with bounded(AwayError, "works, but could not reach"):
             folder.read("x")
         own_server.start()
         assert folder.read("x") == b"1"
@@ -694,30 +699,33 @@ def test_a_gateway_is_gone_through_and_laid_anew_when_it_fails(own_server: Samba
     assert ways.count("closed") * 2 == len(ways)
 
 
-class SlowWay:
+class SlowGateway:
     """A gateway that lets nobody in until it is told to."""
 
+    alive = True
+
     def __init__(self) -> None:
-        self.asked, self.let_in, self.ways = threading.Event(), threading.Event(), list[str]()
+        self.asked, self.let_in, self.happened = threading.Event(), threading.Event(), list[str]()
 
-    def forward(self, _host: str, _port: int) -> "SlowWay":
-        return self
+    def route(self, host: str, port: int) -> Route:
+        self.happened.append("way laid")
+        return Route(self.connect, (host, port))
 
-    def __enter__(self) -> tuple[str, int]:
+    def connect(self) -> Any:
         self.asked.set()
         assert self.let_in.wait(60)
-        self.ways.append("open")
-        return "127.0.0.1", 1
+        self.happened.append("logged in")
+        return self
 
-    def __exit__(self, *_: object) -> None:
-        self.ways.append("closed")
+    def open(self, _target: tuple[str, int], buffer: object) -> None:
+        raise GatewayLostError("The connection is closed.")
 
-    def failure(self, _seconds: float) -> None:
-        """It is well."""
+    def close(self) -> None:
+        self.happened.append("logged out")
 
 
 def test_closing_does_not_wait_for_a_gateway_that_is_being_logged_in_to_and_no_way_stays_open() -> None:
-    gateway, errors = SlowWay(), list[BaseException]()
+    gateway, errors = SlowGateway(), list[BaseException]()
     folder = connect(r"\\nss-4299\physics", credentials(), gateway=gateway, timeout=5)
 
     def use() -> None:
@@ -734,19 +742,19 @@ def test_closing_does_not_wait_for_a_gateway_that_is_being_logged_in_to_and_no_w
     assert time.monotonic() - began < 10
     gateway.let_in.set()
     thread.join(30)
-    assert gateway.ways == ["open", "closed"]
+    assert gateway.happened == ["way laid", "logged in", "logged out"]
     assert [type(error) for error in errors] == [ClosedError]
 
 
 def test_who_was_about_to_connect_when_the_folder_was_closed_lays_no_way() -> None:
-    gateway = SlowWay()
+    gateway = SlowGateway()
     gateway.let_in.set()
     folder = connect(r"\\nss-4299\physics", credentials(), gateway=gateway, timeout=5)
     assert isinstance(folder, SmbFolder)
     folder.close()
     with pytest.raises(ClosedError):
         folder._links._make()
-    assert gateway.ways == []
+    assert gateway.happened == []
 
 
 @pytest.mark.parametrize("died_of", [KeyError(7), ValueError("not a message of SMB 2"), TypeError()])

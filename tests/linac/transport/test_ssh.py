@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from linac.errors import LinacError, SetupError, StorageError
-from linac.transport import ssh, ssh_errors, ssh_link
+from linac.transport import ssh, ssh_errors, ssh_wire
 from linac.transport.__main__ import main
 from linac.transport.ssh import Gateway
 
@@ -449,8 +449,8 @@ class TestForward:
 
         monkeypatch.setattr(Packetizer, "REKEY_BYTES", 1 << 20)  # 512 MiB otherwise
         renewed: list[int] = []
-        activate = ssh_link._Transport._activate_outbound
-        monkeypatch.setattr(ssh_link._Transport, "_activate_outbound", lambda self: (renewed.append(1), activate(self))[1])
+        activate = ssh_wire.Transport._activate_outbound
+        monkeypatch.setattr(ssh_wire.Transport, "_activate_outbound", lambda self: (renewed.append(1), activate(self))[1])
         sent = random.Random(3).randbytes(3 << 20)
         with gateway.forward("127.0.0.1", service(echo)) as address:
             for _ in range(5):  # one that is closed just while keys are renewed must not end them all
