@@ -1,4 +1,4 @@
-"""Reading an SMB share: `linac.transport` beside Samba's own `smbclient`, beside Python's copy, and through gateways.
+"""SMB shares: `linac.transport` beside Samba's own `smbclient`, beside Python's copy, and through gateways.
 
 Server and client are on this computer; both sides fetch the same files from the same smbd, in turns, to the same folder. Samba's
 side is the time of its whole command less that of a command that only logs in; ours is the time from the first request to the
@@ -27,7 +27,7 @@ from linac.simulator.samba import HOST, Samba, is_installed
 from linac.transport import Folder, connect
 from linac.transport.settling import SETTLING
 
-TITLE = "Reading SMB shares"
+TITLE = "Reading and writing SMB shares"
 
 BIG = Limit(1.0, at_most=False)
 MANY = Limit(0.8, at_most=False)
@@ -66,7 +66,7 @@ def measure(setting: Setting, sizes: Sizes | None = None) -> Iterator[Row]:
         "outside these figures, and are not known until they are; nobody does so for the files of smbclient and shutil."
     )
     for how, settings in (("encrypted", ""), ("signed", "server smb encrypt = off")):
-        with Samba(setting.work / how, {"Backup": False}, settings=settings) as server:
+        with Samba(setting.work / how, {"Backup": False, "records": True}, settings=settings) as server:
             _fill(server.folder("Backup"), sizes)
             yield from _beside_smbclient(setting, sizes, server, how)
             if how == "encrypted":
@@ -117,8 +117,8 @@ def _beside_smbclient(setting: Setting, sizes: Sizes, server: Samba, how: str) -
         setting.note("The floor is a copy on the local disk, without any network.")
 
 
-def _folder(server: Samba, port: int = 0, gateway: Any = None) -> Folder:
-    return connect(server.unc("Backup"), server.credentials, port=port or server.port, gateway=gateway, timeout=60)
+def _folder(server: Samba, port: int = 0, gateway: Any = None, share: str = "Backup") -> Folder:
+    return connect(server.unc(share), server.credentials, port=port or server.port, gateway=gateway, timeout=60)
 
 
 def _fetch_all(folder: Folder, name: str, to: Path) -> None:
@@ -295,25 +295,49 @@ def _through_gateways(setting: Setting, sizes: Sizes, server: Samba) -> Iterator
     if not sshd.is_installed() or shutil.which("ssh") is None:
         setting.note("No OpenSSH server or client is installed: nothing was measured through gateways.")
         return
-    what = f"{sizes.big} MiB file through a gateway"
-    setting.say(what)
     amount = (sizes.big << 20) / MB
-    ours: list[float] = []
-    theirs: list[float] = []
     with sshd.SshServer(setting.work / "sshd") as gate:
         gateway = Gateway(gate.host, gate.port, gate.user, gate.host_key, key=gate.key_file)
-        with _openssh(gate, server.port) as port, _folder(server, gateway=gateway) as one, _folder(server, port) as other:
-            for folder in (one, other):
-                folder.check()
-            for turn in range(sizes.rounds):
-                for side in (one, other) if turn % 2 == 0 else (other, one):
-                    with _target(setting) as to:
-                        seconds = _timed(lambda to=to, side=side: side.fetch("big/000.zip", to / "000.zip"))  # type: ignore[misc]
-                        (ours if side is one else theirs).append(seconds)
-                        _compare(server.folder("Backup") / "big", to)
-    yield Row(f"{what} of ours", amount / statistics.median(ours), "MB/s", n=sizes.rounds)
-    yield Row(f"{what}, `ssh -L`", amount / statistics.median(theirs), "MB/s", n=sizes.rounds)
-    yield Row(f"{what}: ours / `ssh -L`", median_ratio(theirs, ours), "times", n=sizes.rounds, limit=GATEWAY)
+        with _openssh(gate, server.port) as port:
+            for what, share, move in (
+                (f"{sizes.big} MiB file through a gateway", "Backup", _read),
+                (f"{sizes.big} MiB file written through a gateway", "records", _write),
+            ):
+                setting.say(what)
+                times: dict[str, list[float]] = {"ours": [], "openssh": []}
+                with (
+                    _folder(server, gateway=gateway, share=share) as ours,
+                    _folder(server, port, share=share) as theirs,
+                ):
+                    sides = {"ours": ours, "openssh": theirs}
+                    for folder in sides.values():
+                        folder.check()
+                    for turn in range(sizes.rounds):
+                        for side in sides if turn % 2 == 0 else reversed(sides):
+                            times[side].append(move(setting, server, sides[side]))
+                speeds = {side: amount / statistics.median(seconds) for side, seconds in times.items()}
+                yield Row(f"{what} of ours", speeds["ours"], "MB/s", n=sizes.rounds)
+                yield Row(f"{what}, `ssh -L`", speeds["openssh"], "MB/s", n=sizes.rounds)
+                ratio = median_ratio(times["openssh"], times["ours"])
+                yield Row(f"{what}: ours / `ssh -L`", ratio, "times", n=sizes.rounds, limit=GATEWAY)
+
+
+def _read(setting: Setting, server: Samba, folder: Folder) -> float:
+    """Seconds to fetch the big file."""
+    with _target(setting) as to:
+        seconds = _timed(lambda: folder.fetch("big/000.zip", to / "000.zip"))
+        _compare(server.folder("Backup") / "big", to)
+    return seconds
+
+
+def _write(setting: Setting, server: Samba, folder: Folder) -> float:
+    """Seconds to store the big file, until the server has it on its disk."""
+    source, stored = server.folder("Backup") / "big", server.folder("records") / "stored"
+    with _target(setting):
+        seconds = _timed(lambda: folder.store(source / "000.zip", "stored/000.zip"))
+        _compare(source, stored)
+        shutil.rmtree(stored)
+    return seconds
 
 
 @contextlib.contextmanager

@@ -57,15 +57,20 @@ class TestServer:
             assert folder.list()[0].name == "a"
 
     def test_a_gateway_leads_there(self, smb_server: Samba, monkeypatch: pytest.MonkeyPatch) -> None:
-        import contextlib
+        import socket
 
-        asked = []
+        asked: list[object] = []
 
         class Way:
-            @contextlib.contextmanager
-            def forward(self, host: str, port: int):  # type: ignore[no-untyped-def]
+            def route(self, host: str, port: int) -> "Way":
                 asked.append((host, port))
-                yield "127.0.0.1", smb_server.port
+                return self
+
+            def dial(self) -> socket.socket:
+                return socket.create_connection(("127.0.0.1", smb_server.port), 10)
+
+            def close(self) -> None:
+                asked.append("closed")
 
         monkeypatch.setattr(SshGateway, "open", lambda _self: Way())
         monkeypatch.setattr(SshGateway, "check", lambda _self, host, port: [f"ok: through it, {host} port {port} answers."])
@@ -73,7 +78,7 @@ class TestServer:
         share = Share(path=r"\\nss-4299\physics", credentials=on(smb_server).credentials, gateway=gateway)
         with share.connect() as folder:
             folder.check()
-        assert asked == [("nss-4299", 445)]
+        assert asked == [("nss-4299", 445), "closed"]
         first, *rest = share.check()
         assert str(first) == "ok: Gateway gate: through it, nss-4299 port 445 answers."
         assert all(line.ok for line in rest)

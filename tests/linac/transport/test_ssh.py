@@ -19,6 +19,7 @@ from linac.errors import LinacError, SetupError, StorageError
 from linac.transport import ssh, ssh_errors, ssh_wire
 from linac.transport.__main__ import main
 from linac.transport.ssh import Gateway
+from linac.transport.ssh_route import Route, Stream
 
 if TYPE_CHECKING:
     from linac.simulator.sshd import SshServer
@@ -591,3 +592,162 @@ class TestForward:
         for thread in threads:
             thread.join()
         assert found == [b"ping"] * 6
+
+
+class TestRoute:
+    """Connections of this program alone, without a port of this computer."""
+
+    @pytest.fixture
+    def route(self, gateway: Gateway, service: Service) -> Iterator[Route]:
+        made = gateway.route("127.0.0.1", service(echo))
+        yield made
+        made.close()
+
+    def exchange(self, stream: Stream, sent: bytes) -> bytes:
+        """What comes back of it, read while it is written."""
+        stream.settimeout(20)
+
+        def write() -> None:
+            rest = memoryview(sent)
+            while rest:
+                rest = rest[stream.send(rest) :]
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        found = memoryview(bytearray(len(sent)))
+        rest = found
+        while rest:
+            count = stream.recv_into(rest)
+            assert count
+            rest = rest[count:]
+        writer.join()
+        return bytes(found)
+
+    @pytest.mark.parametrize("cipher", ["aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes256-ctr"])
+    def test_bytes_arrive_as_they_were_sent_whatever_the_cipher(
+        self, own_server: Callable[..., "SshServer"], service: Service, cipher: str
+    ) -> None:
+        sent = random.Random(5).randbytes(6 << 20)
+        route = to(own_server(Ciphers=cipher)).route("127.0.0.1", service(echo))
+        try:
+            assert self.exchange(route.dial(), sent) == sent
+        finally:
+            route.close()
+
+    def test_keys_are_renewed_in_the_middle_without_a_loss(self, route: Route, monkeypatch: pytest.MonkeyPatch) -> None:
+        from paramiko.packet import Packetizer
+
+        monkeypatch.setattr(Packetizer, "REKEY_BYTES", 1 << 20)
+        renewed: list[int] = []
+        activate = ssh_wire.Transport._activate_outbound
+        monkeypatch.setattr(ssh_wire.Transport, "_activate_outbound", lambda self: (renewed.append(1), activate(self))[1])
+        sent = random.Random(6).randbytes(8 << 20)
+        assert self.exchange(route.dial(), sent) == sent
+        assert len(renewed) > 3
+
+    def test_its_connections_share_one_login_and_do_not_mix(self, route: Route, ssh_server: "SshServer") -> None:
+        logins, good = ssh_server.log.count("Accepted publickey"), list[bool]()
+
+        def one(number: int) -> None:
+            stream = route.dial()
+            sent = random.Random(number).randbytes(700_000)
+            good.append(self.exchange(stream, sent) == sent)
+            stream.close()
+
+        threads = [threading.Thread(target=one, args=(number,)) for number in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert good == [True] * 6
+        assert ssh_server.log.count("Accepted publickey") == logins + 1
+
+    def test_the_end_and_a_silent_service_are_told(self, gateway: Gateway, service: Service) -> None:
+        ended, buffer = threading.Event(), memoryview(bytearray(100))
+
+        def serve(connection: socket.socket) -> None:
+            connection.sendall(b"half")
+            ended.wait(20)
+
+        route = gateway.route("127.0.0.1", service(serve))
+        try:
+            stream = route.dial()
+            stream.settimeout(0.5)
+            assert stream.recv_into(buffer) == 4
+            with pytest.raises(TimeoutError):
+                stream.recv_into(buffer)
+            ended.set()
+            stream.settimeout(20)
+            assert stream.recv_into(buffer) == 0
+        finally:
+            route.close()
+
+    def test_a_service_that_takes_nothing_is_told(self, gateway: Gateway, service: Service) -> None:
+        done = threading.Event()
+        route = gateway.route("127.0.0.1", service(lambda _: done.wait(60)))  # type: ignore[arg-type,return-value]
+        try:
+            stream = route.dial()
+            stream.settimeout(0.5)
+            with pytest.raises(TimeoutError):
+                all(stream.send(memoryview(bytes(1 << 20))) for _ in range(1000))
+        finally:
+            route.close()
+            done.set()
+
+    def test_who_reads_is_woken_when_another_thread_shuts_it(self, route: Route) -> None:
+        stream, found = route.dial(), list[int]()
+        stream.settimeout(60)
+        reader = threading.Thread(target=lambda: found.append(stream.recv_into(memoryview(bytearray(10)))))
+        reader.start()
+        began = time.monotonic()
+        stream.shutdown(socket.SHUT_RDWR)
+        reader.join(20)
+        stream.close()
+        assert found == [0]
+        assert time.monotonic() - began < 10
+
+    def test_a_gateway_that_hangs_is_waited_for_by_nobody_who_closes(
+        self, own_server: Callable[..., "SshServer"], service: Service
+    ) -> None:
+        server = own_server()
+        route = to(server).route("127.0.0.1", service(echo))
+        stream = route.dial()
+        server.freeze()
+        try:
+            began = time.monotonic()
+            stream.shutdown(socket.SHUT_RDWR)
+            stream.close()
+            assert time.monotonic() - began < 1
+            route.close()
+            assert time.monotonic() - began < 8
+        finally:
+            server.thaw()
+
+    def test_a_gateway_that_was_lost_is_logged_in_to_anew(self, own_server: Callable[..., "SshServer"], service: Service) -> None:
+        server = own_server()
+        route = to(server).route("127.0.0.1", service(echo))
+        try:
+            stream = route.dial()
+            stream.settimeout(20)
+            server.stop()
+            assert stream.recv_into(memoryview(bytearray(10))) == 0
+            with pytest.raises(LinacError):
+                route.dial()
+            assert route.trouble is not None
+            server.start()
+            assert self.exchange(route.dial(), b"again") == b"again"
+            assert route.trouble is None
+        finally:
+            route.close()
+
+    def test_once_closed_it_is_not_opened_again(self, route: Route) -> None:
+        route.dial()
+        route.close()
+        trouble(route.dial, ssh_errors.GatewayLostError)
+
+    def test_a_target_that_refuses_is_told(self, gateway: Gateway, closed_port: int) -> None:
+        route = gateway.route("127.0.0.1", closed_port)
+        try:
+            assert "it refused the connection" in trouble(route.dial, ssh_errors.TargetRefusedError)
+        finally:
+            route.close()
