@@ -110,12 +110,7 @@ class _Links:
         raise closed(self.where.location)
 
     def _make(self) -> Link:
-        try:
-            return Link(self._dial, self.where, self._credentials, self.timeout, self._lost)
-        except AwayError:
-            if self._gateway is not None:  # perhaps it is the way there that failed: lay it anew at the next try
-                self._close_way()
-            raise
+        return Link(self._dial, self.where, self._credentials, self.timeout, self._lost)
 
     def _dial(self) -> Line:
         """A connection to the server."""
@@ -135,27 +130,24 @@ class _Links:
             raise AwayError(str(trouble)) from trouble
 
     def _lost(self, error: AwayError) -> LinacError:
-        """What to say of a connection that failed: behind a gateway that fails, the server is not to blame."""
+        """What to say of a connection that failed: where the gateway failed, or we closed it, the server is not to blame."""
+        if self._closed:
+            return closed(self.where.location)
         way = self._way
         trouble = way.failure(GATEWAY_SECONDS) if way is not None else None
         if trouble is None:
             return error
         return smb_errors.gateway(self.where, trouble) if isinstance(trouble, UnreachableError) else trouble
 
-    def _close_way(self) -> None:
-        with self._lock:
-            way, self._way = self._way, None
-        if way is not None:
-            way.close()
-
     def close(self) -> None:
         with self._lock:
             self._closed = True
-            links = list(self._by_thread.values())
+            links, way = list(self._by_thread.values()), self._way
             self._by_thread.clear()
         for link in links:
             link.tear_down()
-        self._close_way()
+        if way is not None:
+            way.close()
 
 
 class SmbFolder(Folder):
@@ -427,8 +419,9 @@ class SmbFolder(Folder):
         self, link: Link, path: str, name: str, pieces: Callable[[int], Iterator[bytes]], size: int, durable: bool = True
     ) -> messages.Opened:
         """Make a file with its content, and leave it open. What fails leaves nothing if the server still answers."""
-        opened = self._begin_file(link, path, pieces, size, durable)
-        if size > link.write_chunk:
+        at_once = size <= link.portion
+        opened = self._begin_file(link, path, pieces if at_once else None, size, durable)
+        if not at_once:
             try:
                 if link.write_from(opened.handle, pieces(link.write_chunk)) != size:
                     raise StorageError(f"{self._shown(name)} was not stored: its source changed meanwhile. Try again.")
@@ -440,12 +433,12 @@ class SmbFolder(Folder):
         return opened
 
     def _begin_file(
-        self, link: Link, path: str, pieces: Callable[[int], Iterator[bytes]], size: int, durable: bool
+        self, link: Link, path: str, pieces: Callable[[int], Iterator[bytes]] | None, size: int, durable: bool
     ) -> messages.Opened:
-        """Make the file to write to; a small one gets its content in the same go."""
+        """Make the file to write to; a small one gets its content, `pieces`, in the same go."""
         rights = messages.READ_ATTRIBUTES | messages.WRITE_DATA | messages.WRITE_ATTRIBUTES | messages.DELETE
         make = messages.open_file(path, rights, if_there=messages.CREATE, options=messages.A_FILE)
-        if size > link.write_chunk:
+        if pieces is None:
             return messages.opened(link.call(make))
         chained = [make]
         offset = 0

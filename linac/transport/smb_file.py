@@ -4,6 +4,7 @@ It reads ahead while it is read in order, ever more of it, so that a slow line i
 asked for once: what a jump leaves unread of the pieces under way is given up.
 """
 
+import contextlib
 import io
 from collections import deque
 from collections.abc import Callable
@@ -138,10 +139,27 @@ class SmbFile(io.RawIOBase):
         self._ahead.clear()
         self._link.close_soon(self._handle)
 
+    def __del__(self) -> None:
+        """Called by the garbage collector, amid anything: nothing may be sent now, as that could wait for its own thread."""
+        if not self.closed:
+            super().close()
+            self._ahead.clear()
+            self._link.close_later(self._handle)
+
+
+class _Reader(io.BufferedReader):
+    """Its buffer; it would close the file by itself where nobody has done so."""
+
+    raw: SmbFile
+
+    def __del__(self) -> None:
+        with contextlib.suppress(ValueError):  # the file was taken out of it
+            self.raw.__del__()
+
 
 def reader(link: Link, opened: messages.Opened, name: str, failed: Callable[[int], LinacError]) -> io.BufferedReader:
     """A seekable binary file object."""
     if opened.is_folder:
         link.close_soon(opened.handle)
         raise failed(smb_errors.IS_A_FOLDER)
-    return io.BufferedReader(SmbFile(link, opened.handle, opened.size, name, failed), BUFFER)
+    return _Reader(SmbFile(link, opened.handle, opened.size, name, failed), BUFFER)

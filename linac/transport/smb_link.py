@@ -44,6 +44,10 @@ CHUNK = 1 << 20
 DEPTH_NEAR, DEPTH_GATEWAY, DEPTH_FAR = 4, 8, 16
 """Requests under way at the same time: on a local network, through a gateway, over a long line."""
 
+QUICK_SECONDS, SLOW_SECONDS = 1.0, 8.0
+"""A write that is answered sooner than that lets the next ones be larger, one that takes longer lets them be smaller: on a slow
+line each is to be answered well before the server counts as hung."""
+
 FAR_SECONDS = 0.005
 """A server that takes longer than this to answer is far away."""
 
@@ -142,6 +146,8 @@ class Link:
         self.read_chunk = min(CHUNK, self._connection.max_read_size) if large else CREDIT
         self.write_chunk = min(CHUNK, self._connection.max_write_size) if large else CREDIT
         self.list_chunk = min(CHUNK, self._connection.max_transact_size) if large else CREDIT
+        self.portion = CREDIT
+        """Bytes of one write, for now; `write_chunk` at most."""
         if self._available < CHUNK // CREDIT + 8:  # a server that is sparing with credits
             self.read_chunk = self.write_chunk = self.list_chunk = CREDIT
         self._wanted = (self.depth + 2) * (CHUNK // CREDIT)
@@ -214,7 +220,7 @@ class Link:
     def close_soon(self, handle: bytes) -> None:
         """Close a file without waiting for the answer. Never raises: a connection that is gone has closed it already.
 
-        It may be called at any moment, by the garbage collector too: amid another request it is put off until after that.
+        Amid another request it is put off until after that.
         """
         worker = self._connection._t_worker
         me = threading.get_ident()
@@ -227,6 +233,10 @@ class Link:
                     self.begin(messages.close(handle))
         finally:
             self.lock.release()
+
+    def close_later(self, handle: bytes) -> None:
+        """Close a file with the next request. Never sends: it may be called at any moment, by the garbage collector too."""
+        self._to_close.append(handle)
 
     def _close_late(self) -> None:
         """Close what could not be closed when it should have been."""
@@ -320,20 +330,29 @@ class Link:
             raise
 
     def write_from(self, handle: bytes, pieces: Iterator[bytes]) -> int:
-        """Write pieces, of `write_chunk` bytes at most each, to an open file from its begin; how many bytes they were."""
-        pending: deque[tuple[int, Request]] = deque()
-        offset = 0
+        """Write pieces to an open file from its begin; how many bytes they were."""
+        pending: deque[tuple[int, float, Request]] = deque()
+        offset, answered = 0, 0.0
 
         def take_one() -> None:
-            length, request = pending.popleft()
+            nonlocal answered
+            length, asked, request = pending.popleft()
             if messages.written(self.end(request)) != length:
                 raise StatusError(0xC000007F)
+            waited, answered = time.monotonic() - max(asked, answered), time.monotonic()
+            if waited < QUICK_SECONDS:
+                self.portion = min(self.portion * 2, self.write_chunk)
+            elif waited > SLOW_SECONDS:
+                self.portion = max(self.portion // 2, CREDIT)
 
         for piece in pieces:
-            while pending and (len(pending) >= self.depth or self.room(len(piece)) < len(piece)):
-                take_one()
-            pending.append((len(piece), self.begin(messages.write(offset, piece, handle))))
-            offset += len(piece)
+            rest = memoryview(piece)
+            while rest:
+                while pending and (len(pending) >= self.depth or self.room(self.portion) < min(self.portion, len(rest))):
+                    take_one()
+                part, rest = rest[: self.portion], rest[self.portion :]
+                pending.append((len(part), time.monotonic(), self.begin(messages.write(offset, part, handle))))
+                offset += len(part)
         while pending:
             take_one()
         return offset
@@ -348,14 +367,16 @@ class Link:
         """Whether it can be used. One that was idle for long is asked, a few seconds at most."""
         if self.is_broken:
             return False
-        if time.monotonic() - self.used < IDLE_SECONDS:
-            return True
+        if time.monotonic() - self.used < IDLE_SECONDS or not self.lock.acquire(blocking=False):
+            return True  # else another thread uses it just now, for a file of this connection
         try:
             with self._connected():
                 [request] = self._connection.post([messages.echo()], self._session, 0, 1)
                 self._connection.take(request, IDLE_ANSWER_SECONDS)
         except (LinacError, StatusError):
             self.tear_down()
+        finally:
+            self.lock.release()
         return not self.is_broken
 
     def tear_down(self) -> None:

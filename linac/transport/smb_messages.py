@@ -64,7 +64,7 @@ class Message:
     COMMAND: int
     data: bytes
     payload: int = 1
-    body: bytes = b""
+    body: bytes | memoryview = b""
 
 
 class Opened(NamedTuple):
@@ -123,7 +123,7 @@ def data_read(answer: bytes | memoryview) -> memoryview:
     return memoryview(answer)[offset - HEADER : offset - HEADER + length]
 
 
-def write(offset: int, data: bytes, handle: bytes = SAME_FILE) -> Message:
+def write(offset: int, data: bytes | memoryview, handle: bytes = SAME_FILE) -> Message:
     fixed = _WRITE.pack(49, HEADER + _WRITE.size, len(data), offset, handle, 0, 0, 0, 0, 0)
     return Message(9, fixed, max(1, len(data)), data)
 

@@ -50,13 +50,13 @@ def charge(message: Message, large: bool) -> int:
 
 def packed(
     sent: Sequence[Message], numbers: Sequence[int], wanted: int, session: int, tree: int, *, large: bool, signed: bool
-) -> list[tuple[bytes, ...]]:
+) -> list[tuple[bytes | memoryview, ...]]:
     """Messages with their headers, each as pieces in order, to be sent all together, yet unsigned. Those after the first are
     about the same file.
 
     `wanted`: how many credits to ask for.
     """
-    parts: list[tuple[bytes, ...]] = []
+    parts: list[tuple[bytes | memoryview, ...]] = []
     for place, (message, number) in enumerate(zip(sent, numbers, strict=True)):
         length = HEADER + len(message.data) + len(message.body)
         padding = 0 if place == len(sent) - 1 else -length % 8

@@ -43,6 +43,9 @@ PROBE_SECONDS = 3.0
 HUNG_SECONDS = 9.0
 """It has so long to give one. Both together, and a tick or two, stay below 15 s."""
 
+KEYS_SECONDS = 120.0
+"""Agreeing on new keys takes long on a slow line; who does not answer at all is noticed sooner."""
+
 TICK_SECONDS = 0.25
 JOIN_SECONDS = 2.0
 
@@ -143,12 +146,15 @@ class Link:
         except paramiko.AuthenticationException as error:
             if "timeout" in str(error).lower():
                 raise self.hung("did not answer our login") from error
+            if not self._transport.is_active() and not self._transport.took_leave:  # it said nothing of the key
+                raise self._hung_up() from error
             return False
         except BROKEN as error:
-            raise GatewayLostError(
-                f"The gateway {self.name} hung up during the login. Try again; if it stays, ask whoever runs it."
-            ) from error
+            raise self._hung_up() from error
         return bool(self._transport.is_authenticated())
+
+    def _hung_up(self) -> GatewayLostError:
+        return GatewayLostError(f"The gateway {self.name} hung up during the login. Try again; if it stays, ask whoever runs it.")
 
     def hung(self, what: str) -> GatewayHungError:
         """The error for a gateway that does not answer."""
@@ -375,7 +381,7 @@ def greet(host: str, port: int, kinds: Sequence[str], timeout: float) -> tuple[W
         options.key_types = tuple(dict.fromkeys([*preferred, *rest]))
         left = max(until - time.monotonic(), 1.0)
         transport.banner_timeout = transport.handshake_timeout = transport.auth_timeout = left
-        transport.clear_to_send_timeout = HUNG_SECONDS
+        transport.clear_to_send_timeout = KEYS_SECONDS
         _negotiate(wire, transport, until)
     except BROKEN as error:
         over = time.monotonic() >= until - 0.5
@@ -406,7 +412,9 @@ def _why_no_greeting(name: str, wire: Wire, error: BaseException, waited: float 
     if isinstance(error, paramiko.ssh_exception.IncompatiblePeer):
         return NotSshError(
             f"The gateway {name} speaks SSH, but shares no algorithm with us: {str(error).strip().rstrip('.')}. Its SSH service "
-            "is too old: update it."
+            f"is too old, or its sshd_config allows too little. `Ciphers` must allow one of {', '.join(CIPHERS)}; `MACs`, for "
+            "those that end in ctr, hmac-sha2-256 or hmac-sha2-512; `KexAlgorithms` curve25519-sha256@libssh.org or "
+            "ecdh-sha2-nistp256."
         )
     if wire.greeting and not wire.is_ssh and not wire.greeting.startswith(REFUSALS):
         return NotSshError(f"What answers at {name} does not speak SSH. Check address and port in the SSH gateway block.")

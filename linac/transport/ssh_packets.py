@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import paramiko
-from paramiko.common import MSG_CHANNEL_DATA, cMSG_CHANNEL_DATA, xffffffff
+from paramiko.common import MSG_CHANNEL_DATA, cMSG_CHANNEL_DATA, cMSG_CHANNEL_WINDOW_ADJUST, xffffffff
 from paramiko.packet import NeedRekeyException
 from paramiko.packet import Packetizer as _Packetizer
 
@@ -23,6 +23,10 @@ READ_AHEAD = 1 << 18
 
 GREETING_BYTES = 4096
 """So much of what is said first is kept."""
+
+UNSENT = 1 << 17
+TCP_NOTSENT_LOWAT = 25
+"""Linux takes more from us only while fewer bytes than that have not gone out yet."""
 
 BATCH = 8
 """So many packets are sent at once, of 32 KiB to OpenSSH. Other channels wait for that long."""
@@ -36,10 +40,16 @@ TAG = 16
 
 
 class Wire:
-    """The socket as paramiko gets it: reads in large pieces, and notes when the peer was last heard (`time.monotonic`)."""
+    """The socket as paramiko gets it: reads in large pieces, and notes when the peer was last heard (`time.monotonic`): when a
+    byte came, or it had room for more of what we send after it had none."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
+        self._full = False
+        if (
+            sys.platform == "linux"
+        ):  # what waits here to be sent delays all that comes after it, our questions for a sign of life too
+            sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT)
         self._buffer = memoryview(bytearray(READ_AHEAD))
         self._begin = self._end = 0
         self._closed = False  # paramiko looks at a socket's own `_closed`
@@ -95,7 +105,15 @@ class Wire:
         return self._begin == self._end
 
     def send(self, data: bytes | memoryview) -> int:
-        return self._socket.send(data)
+        try:
+            sent = self._socket.send(data)
+        except TimeoutError:
+            self._full = True
+            raise
+        if self._full:
+            self._full = False
+            self.heard = time.monotonic()
+        return sent
 
     def settimeout(self, seconds: float | None) -> None:
         self._socket.settimeout(seconds)
@@ -112,10 +130,17 @@ class Wire:
 
 
 class Data:
-    """Data for a channel, in pieces that fit into a packet each. `channel`: its number at the peer (RFC 4254 section 5.2)."""
+    """Data for a channel, in pieces that fit into a packet each (RFC 4254 section 5.2)."""
 
-    def __init__(self, channel: int, pieces: Sequence[memoryview]) -> None:
+    def __init__(self, channel: Any, pieces: Sequence[memoryview]) -> None:
         self.channel, self.pieces = channel, pieces
+
+
+class Note:
+    """Another message of ours about a channel."""
+
+    def __init__(self, channel: Any, message: paramiko.Message) -> None:
+        self.channel, self.message = channel, message
 
 
 class _Arrived:
@@ -216,28 +241,28 @@ class Packetizer(_Packetizer):  # type: ignore[misc]  # the library has no types
             return
         with self.__write_lock:
             if self.__aead_out and self.__compress_engine_out is None:
-                self._send_data(data)
+                self._send_data(data.channel.remote_chanid, data.pieces)
                 return
             for piece in data.pieces:
                 message = paramiko.Message()
                 message.add_byte(cMSG_CHANNEL_DATA)
-                message.add_int(data.channel)
+                message.add_int(data.channel.remote_chanid)
                 message.add_string(bytes(piece))
                 super().send_message(message)
 
-    def _send_data(self, data: Data) -> None:
+    def _send_data(self, channel: int, pieces: Sequence[memoryview]) -> None:
         head, block = _HEAD.size, self.__block_size_out
-        longest = head + max(len(piece) for piece in data.pieces) + block + 4
+        longest = head + max(len(piece) for piece in pieces) + block + 4
         if len(self._plain) < longest:
             self._plain = bytearray(longest)
-        if len(self._hidden) < len(data.pieces) * (longest + TAG):
-            self._hidden = bytearray(len(data.pieces) * (longest + TAG))
+        if len(self._hidden) < len(pieces) * (longest + TAG):
+            self._hidden = bytearray(len(pieces) * (longest + TAG))
         plain, hidden, at = memoryview(self._plain), memoryview(self._hidden), 0
-        for piece in data.pieces:
+        for piece in pieces:
             filled = head + len(piece)
             padding = 4 + -filled % block  # what is encrypted, all but the first four bytes, fills whole blocks
             end = filled + padding
-            _HEAD.pack_into(plain, 0, end - 4, padding, MSG_CHANNEL_DATA, data.channel, len(piece))
+            _HEAD.pack_into(plain, 0, end - 4, padding, MSG_CHANNEL_DATA, channel, len(piece))
             plain[head:filled] = piece
             plain[filled:end] = bytes(padding)
             hidden[at : at + 4] = plain[:4]
@@ -247,7 +272,7 @@ class Packetizer(_Packetizer):  # type: ignore[misc]  # the library has no types
             at += end + TAG
         self.write_all(hidden[:at])
         self.__sent_bytes += at
-        self.__sent_packets += len(data.pieces)
+        self.__sent_packets += len(pieces)
         if (self.__sent_packets >= self.REKEY_PACKETS or self.__sent_bytes >= self.REKEY_BYTES) and not self.__need_rekey:
             self._ask_for_keys()
 
@@ -266,5 +291,24 @@ def give(channel: Any, data: memoryview) -> int:
             pieces.append(data[given : given + size])
             given += size
     if pieces:
-        channel.transport._send_user_message(Data(channel.remote_chanid, pieces))
+        channel.transport._send_user_message(Data(channel, pieces))
     return given
+
+
+def acknowledge(channel: Any, count: int) -> None:
+    """Tell the peer that so many more bytes may come, as the library does where it is asked for data."""
+    more = channel._check_add_window(count)
+    if more > 0:
+        message = paramiko.Message()
+        message.add_byte(cMSG_CHANNEL_WINDOW_ADJUST)
+        message.add_int(channel.remote_chanid)
+        message.add_int(more)
+        channel.transport._send_user_message(Note(channel, message))
+
+
+def end(channel: Any) -> None:
+    """Tell the peer that it gets nothing more, as `Channel.shutdown_write` does."""
+    with channel.lock:
+        message = None if channel.closed else channel._send_eof()
+    if message is not None:
+        channel.transport._send_user_message(Note(channel, message))

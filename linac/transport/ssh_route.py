@@ -13,8 +13,8 @@ from typing import Any
 from linac.errors import LinacError
 from linac.transport.ssh_errors import GatewayLostError
 from linac.transport.ssh_link import Link
-from linac.transport.ssh_packets import give
-from linac.transport.ssh_wire import BROKEN, Inlet, Outlet, acknowledge
+from linac.transport.ssh_packets import acknowledge, give
+from linac.transport.ssh_wire import BROKEN, Inlet, Outlet
 
 Address = tuple[str, int]
 
@@ -30,6 +30,8 @@ class Route:
         self._lost: Link | None = None
         self._again: Link | None = None  # the lost one, while another is being made
         self._trouble: LinacError | None = None
+        self._logins = 0
+        self._refused: LinacError | None = None  # why the last of them failed
 
     def dial(self) -> "Stream":
         """A connection. Raises the errors of `linac.transport.ssh_errors`."""
@@ -46,15 +48,25 @@ class Route:
         return channel
 
     def _logged_in(self) -> Link:
+        logins = self._logins
         with self._lock:
             if self._over.is_set():
                 raise GatewayLostError("The way through the gateway is closed.")
             if self._link is None or not self._link.alive:
+                if (
+                    self._logins != logins and self._refused is not None
+                ):  # another thread's, while we waited: it would be the same
+                    raise type(self._refused)(str(self._refused)) from self._refused
                 self._again, self._link = self._lost or self._link, None
+                self._refused = None
                 try:
                     self._link = self._connect()
+                except LinacError as error:
+                    self._refused = error
+                    raise
                 finally:
                     self._lost, self._again = self._again, None
+                    self._logins += 1
                 if self._over.is_set():
                     self._link.close()
             return self._link
@@ -99,7 +111,12 @@ class Stream:
 
     def send(self, data: memoryview) -> int:
         """Send some of it: how much. Raises OSError where the connection is over."""
-        sent = give(self._channel, data)
+        try:
+            sent = give(self._channel, data)
+        except OSError:  # TimeoutError among it
+            raise
+        except BROKEN as error:
+            raise ConnectionResetError from error
         if not sent:
             raise ConnectionResetError
         return sent

@@ -4,19 +4,20 @@ It copies what arrives several times and wakes a thread for each packet of 32 Ki
 that made a transfer half as fast. Here data is handed on in large pieces, or by the thread that decrypts it.
 """
 
+import contextlib
 import logging
 import socket
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 import paramiko
 from paramiko.buffered_pipe import BufferedPipe
-from paramiko.common import cMSG_CHANNEL_WINDOW_ADJUST
 from paramiko.transport import ChannelMap
 
-from linac.transport.ssh_packets import Packetizer, Wire
+from linac.transport.ssh_packets import Data, Note, Packetizer, Wire
 
 PACKET = 1 << 15
 """The largest packet that we let a peer send, bytes."""
@@ -51,6 +52,7 @@ class Outlet(BufferedPipe):  # type: ignore[misc]  # the library has no types
         self._sink: socket.socket | None = None
         self._passed = 0
         self._sending = False
+        self._is_gone = False
 
     def attach(self, sink: socket.socket | None) -> None:
         """From now on data goes to this socket, which must not block. None: no more."""
@@ -62,8 +64,10 @@ class Outlet(BufferedPipe):  # type: ignore[misc]  # the library has no types
             if self._sink is not None and not self._buffer and not self._sending:
                 try:
                     sent = self._sink.send(data)
-                except OSError:  # full; or gone, which the other thread finds out as well
+                except BlockingIOError:
                     sent = 0
+                except OSError:  # told once only, so the other thread would take it for an end in order
+                    sent, self._is_gone = 0, True
                 self._passed += sent
                 if sent == len(data):
                     if self._passed >= ACKNOWLEDGED:
@@ -77,8 +81,13 @@ class Outlet(BufferedPipe):  # type: ignore[misc]  # the library has no types
 
     def take(self, seconds: float) -> tuple[bytes, int, bool]:
         """What waits to be sent, how many bytes went to the socket by themselves since the last call, and whether no more will
-        come. Waits so long for any of them. What is taken must be sent before the next call."""
+        come. Waits so long for any of them. What is taken must be sent before the next call.
+
+        Raises OSError where the socket broke.
+        """
         with self._lock:
+            if self._is_gone:
+                raise ConnectionResetError
             self._sending = False
             if not self._buffer and not self._closed and self._passed < ACKNOWLEDGED:
                 self._cv.wait(seconds)
@@ -149,38 +158,62 @@ class _Channels(ChannelMap):  # type: ignore[misc]
         super().put(number, channel)
 
 
-def acknowledge(channel: paramiko.Channel, count: int) -> None:
-    """Tell the peer that so many more bytes may come, as the library does where it is asked for data."""
-    more = channel._check_add_window(count)
-    if more > 0:
-        message = paramiko.Message()
-        message.add_byte(cMSG_CHANNEL_WINDOW_ADJUST)
-        message.add_int(channel.remote_chanid)
-        message.add_int(more)
-        channel.transport._send_user_message(message)
+class _Mine(threading.local):
+    """What a thread has to do with a transport: what it is just sending, and which channel it last asked for."""
+
+    def __init__(self) -> None:
+        self.sending = False
+        self.late: list[Any] = []
+        self.number = -1
 
 
 class Transport(paramiko.Transport):  # type: ignore[misc]  # the library has no types
-    """Paramiko's, mended in two places.
+    """Paramiko's, mended in four places.
 
-    It tells the gateway's own words about a channel that it refuses to its log only, and keeps one failure for all threads: here
-    each thread gets its own. And when a channel is closed while new keys are agreed upon (every 512 MiB), the thread that
-    reads waits to answer for keys that it alone could bring about, until the connection is given up: here it answers later.
+    - It tells the gateway's own words about a channel that it refuses to its log only, as it does where the gateway takes its
+      leave, and keeps one failure for all threads: here each thread gets its own.
+    - When a channel is closed while new keys are agreed upon (every 512 MiB), the thread that reads waits to answer for keys that
+      it alone could bring about, until the connection is given up: here it answers later.
+    - What one thread has ready for a channel that another closes meanwhile is sent after the end, for which OpenSSH ends the
+      whole connection: here it is not sent any more. (A channel counts as closed before it is told.)
+    - A channel that the garbage collector closes while its thread is sending would wait for that thread: here it is told later.
     """
 
     def __init__(self, wire: Wire) -> None:
         super().__init__(wire, default_max_packet_size=PACKET, packetizer_class=Packetizer)
         self.set_log_channel(_log.name)
         self._channels = _Channels()
-        self._asked = threading.local()
+        self._mine = _Mine()
         self._refusals: dict[int, tuple[int, str]] = {}
         self._held: list[Any] = []
+        self.took_leave = False
+        """Whether the gateway said that it ends the connection, as after too many keys."""
 
     def _send_user_message(self, message: Any) -> None:
-        if threading.current_thread() is self and not self.clear_to_send.is_set():
+        if self._mine.sending:
+            self._mine.late.append(message)
+        elif threading.current_thread() is self and not self.clear_to_send.is_set():
             self._held.append(message)
         else:
-            super()._send_user_message(message)
+            with self._sending():
+                super()._send_user_message(message)
+
+    def _send_message(self, message: Any) -> None:
+        if isinstance(message, Data | Note) and message.channel.closed:
+            return
+        with contextlib.nullcontext() if self._mine.sending else self._sending():
+            super()._send_message(message.message if isinstance(message, Note) else message)
+
+    @contextlib.contextmanager
+    def _sending(self) -> Iterator[None]:
+        """Sending; then what came up amid that."""
+        self._mine.sending = True
+        try:
+            yield
+        finally:
+            self._mine.sending = False
+        while self._mine.late:
+            self._send_user_message(self._mine.late.pop(0))
 
     def _parse_newkeys(self, message: Any) -> None:
         super()._parse_newkeys(message)
@@ -197,8 +230,12 @@ class Transport(paramiko.Transport):  # type: ignore[misc]  # the library has no
             del self._channels.asked.buffer
 
     def _next_channel(self) -> int:
-        self._asked.number = super()._next_channel()
-        return int(self._asked.number)
+        self._mine.number = super()._next_channel()
+        return int(self._mine.number)
+
+    def _parse_disconnect(self, message: Any) -> None:
+        self.took_leave = True
+        super()._parse_disconnect(message)
 
     def _parse_channel_open_failure(self, message: Any) -> None:
         number, reason, words = message.get_int(), message.get_int(), message.get_text()
@@ -208,4 +245,4 @@ class Transport(paramiko.Transport):  # type: ignore[misc]  # the library has no
 
     def refusal(self) -> tuple[int, str] | None:
         """Code and words of the refusal of the last channel that this thread asked for, if it was refused."""
-        return self._refusals.pop(getattr(self._asked, "number", -1), None)
+        return self._refusals.pop(self._mine.number, None)

@@ -1,7 +1,8 @@
 """Forwards: sockets here, channels of an SSH connection there, and bytes copied between the two.
 
-A connection whose other side ended in order is ended in order; one that broke is reset, so that nobody takes what has arrived
-for the whole. Nothing here waits for a peer for ever: sockets are asked in short turns, and channels end with their link.
+A connection whose other side ended in order is ended in order; one that broke on this computer, or with the gateway, is reset, so
+that nobody takes what has arrived for the whole. (OpenSSH tells a connection that was reset behind it as one that ended.)
+Nothing here waits for a peer for ever: sockets are asked in short turns, and channels end with their link.
 """
 
 import contextlib
@@ -19,9 +20,9 @@ from typing import Any
 from linac.errors import LinacError
 from linac.transport.ssh_errors import ListenRefusedError
 from linac.transport.ssh_link import Link
-from linac.transport.ssh_packets import give
+from linac.transport.ssh_packets import acknowledge, end, give
 from linac.transport.ssh_route import Address, Route
-from linac.transport.ssh_wire import BROKEN, Outlet, acknowledge
+from linac.transport.ssh_wire import BROKEN, Outlet
 
 CHUNK = 1 << 20
 """Bytes read from a socket or a channel at once."""
@@ -33,6 +34,10 @@ but would also tell the other side that all is in order."""
 ACCEPT_SECONDS = 0.2
 JOIN_SECONDS = 2.0
 BACKLOG = 64
+
+MOST_CONNECTIONS = 500
+"""So many at the same time go through one forward; more are refused. A flood of them would end all forwards: nobody would have
+the time to answer the gateway."""
 
 _RESET = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
 """SO_LINGER with no time at all: closing sends RST."""
@@ -82,7 +87,7 @@ class Pipe:
                     return
                 continue
             if count == 0:
-                self._channel.shutdown_write()
+                end(self._channel)
                 return
             rest = view[:count]
             while rest:
@@ -145,14 +150,18 @@ class Pipes:
         self._carried = 0
         self.total = 0
 
-    def start(self, work: Callable[[], None]) -> None:
-        """Do it in a thread of its own, unless all is over."""
+    def start(self, work: Callable[[], None]) -> bool:
+        """Do it in a thread of its own. Whether that is done: not where all is over, or there are too many already."""
         thread = threading.Thread(target=self._work, args=(work,), name="ssh forward", daemon=True)
         with self._lock:
-            if not self._stopped:
-                with contextlib.suppress(RuntimeError):  # this computer is out of threads: that connection is dropped
-                    thread.start()
-                    self._threads[thread] = None
+            if self._stopped or len(self._threads) >= MOST_CONNECTIONS:
+                return False
+            try:
+                thread.start()
+            except RuntimeError:  # this computer is out of threads
+                return False
+            self._threads[thread] = None
+            return True
 
     def _work(self, work: Callable[[], None]) -> None:
         try:
@@ -243,7 +252,8 @@ class Listener:
                 if self._over.wait(TURN_SECONDS):  # too many open files, or a client that is gone already
                     return
                 continue
-            self.pipes.start(partial(self._serve, sock))
+            if not self.pipes.start(partial(self._serve, sock)):
+                reset(sock)
 
     def stop(self) -> None:
         """No more connections; those under way end. `join` waits for it."""

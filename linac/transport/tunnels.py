@@ -270,8 +270,8 @@ class Tunnels:
         """In the link's own thread: only hand it on. Forwards listen on different ports, so the port tells which one it is."""
         for standing in self._standing:
             pipes = standing.pipes
-            if standing.forward.direction == REMOTE and standing.forward.listen[1] == listening[1] and pipes is not None:
-                pipes.start(partial(self._serve_remote, standing, pipes, channel))
+            asked = standing.forward.direction == REMOTE and standing.forward.listen[1] == listening[1]
+            if asked and pipes is not None and pipes.start(partial(self._serve_remote, standing, pipes, channel)):
                 return
         threading.Thread(target=channel.close, name="refuse ssh", daemon=True).start()
 

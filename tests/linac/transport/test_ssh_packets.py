@@ -69,7 +69,7 @@ def test_what_we_send_is_what_paramiko_reads(lengths: list[int], channel: int) -
     with left, right:
         ours, theirs = ready(Packetizer(Wire(left))), ready(Theirs(right))
         sent = [random.Random(length).randbytes(length) for length in lengths]
-        writer = threading.Thread(target=ours.send_message, args=(Data(channel, [memoryview(piece) for piece in sent]),))
+        writer = threading.Thread(target=ours.send_message, args=(Data(Channel(0, channel), [memoryview(piece) for piece in sent]),))
         writer.start()
         assert [read(theirs) for _ in sent] == [(MSG_CHANNEL_DATA, channel, piece) for piece in sent]
         writer.join()
@@ -144,15 +144,15 @@ def test_new_keys_are_asked_for_after_so_much_either_way(
     left, right = ready(Packetizer(Wire(ends[0]))), ready(Packetizer(Wire(ends[1])))
     for _ in range(3):
         assert not left.need_rekey()
-        left.send_message(Data(1, [memoryview(bytes(30_000))]))
+        left.send_message(Data(Channel(0), [memoryview(bytes(30_000))]))
         assert not right.need_rekey()
         right.read_message()
     assert left.need_rekey()
     assert right.need_rekey()
     for _ in range(2):
-        left.send_message(Data(1, [memoryview(bytes(30_000))]))
+        left.send_message(Data(Channel(0), [memoryview(bytes(30_000))]))
         right.read_message()
-    left.send_message(Data(1, [memoryview(bytes(30_000))]))
+    left.send_message(Data(Channel(0), [memoryview(bytes(30_000))]))
     with pytest.raises(paramiko.SSHException, match="new keys"):
         right.read_message()
 
@@ -161,10 +161,9 @@ class Channel:
     """A channel whose peer takes so many bytes, in packets of 1000."""
 
     closed = False
-    remote_chanid = 3
 
-    def __init__(self, window: int) -> None:
-        self.lock, self.transport, self.out_window_size = threading.Lock(), self, window
+    def __init__(self, window: int, number: int = 3) -> None:
+        self.lock, self.transport, self.out_window_size, self.remote_chanid = threading.Lock(), self, window, number
         self.sent: list[Data] = []
 
     def _wait_for_send_window(self, size: int) -> int:
@@ -184,7 +183,7 @@ def test_no_more_is_given_than_the_peer_takes(window: int, given: int) -> None:
     channel, data = Channel(window), random.Random(1).randbytes(50_000)
     assert give(channel, memoryview(data)) == given
     [message] = channel.sent
-    assert message.channel == 3
+    assert message.channel is channel
     assert b"".join(message.pieces) == data[:given]
 
 
