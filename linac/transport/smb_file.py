@@ -139,12 +139,16 @@ class SmbFile(io.RawIOBase):
         self._ahead.clear()
         self._link.close_soon(self._handle)
 
-    def __del__(self) -> None:
-        """Called by the garbage collector, amid anything: nothing may be sent now, as that could wait for its own thread."""
+    def let_go(self) -> None:
+        """Close it with the connection's next request. For the garbage collector, which comes amid anything: if something were
+        sent then, it could wait for its own thread."""
         if not self.closed:
             super().close()
             self._ahead.clear()
             self._link.close_later(self._handle)
+
+    def __del__(self) -> None:
+        self.let_go()
 
 
 class _Reader(io.BufferedReader):
@@ -153,8 +157,11 @@ class _Reader(io.BufferedReader):
     raw: SmbFile
 
     def __del__(self) -> None:
+        raw: SmbFile | None = None
         with contextlib.suppress(ValueError):  # the file was taken out of it
-            self.raw.__del__()
+            raw = self.raw
+        if raw is not None:
+            raw.let_go()
 
 
 def reader(link: Link, opened: messages.Opened, name: str, failed: Callable[[int], LinacError]) -> io.BufferedReader:

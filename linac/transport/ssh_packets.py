@@ -29,7 +29,8 @@ TCP_NOTSENT_LOWAT = 25
 """Linux takes more from us only while fewer bytes than that have not gone out yet."""
 
 BATCH = 8
-"""So many packets are sent at once, of 32 KiB to OpenSSH. Other channels wait for that long."""
+"""So many packets are sent at once, of 32 KiB to OpenSSH. Who else has something to send waits for that long, the thread that
+reads among them."""
 
 _HEAD, _ARRIVED = struct.Struct(">IBBII"), struct.Struct(">BBII")
 """Length of what is encrypted; length of the padding; number of the message, of the channel at its receiver, bytes of data. What

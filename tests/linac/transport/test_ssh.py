@@ -1,6 +1,7 @@
 """Gateways, against a real sshd: who is let in, who is spoken to, what is told when not; commands, files, forwards."""
 
 import contextlib
+import gc
 import hashlib
 import os
 import random
@@ -16,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from linac.errors import LinacError, SetupError, StorageError
-from linac.transport import ssh, ssh_errors, ssh_wire
+from linac.transport import ssh, ssh_errors, ssh_wire, tunnel
 from linac.transport.__main__ import main
 from linac.transport.ssh import Gateway
+from linac.transport.ssh_packets import Data, Note
 from linac.transport.ssh_route import Route, Stream
+from linac.transport.ssh_wire import Inlet
 
 if TYPE_CHECKING:
     from linac.simulator.sshd import SshServer
@@ -150,6 +153,26 @@ def trouble(action: Callable[[], object], kind: type[LinacError], within: float 
 
 
 class TestLogin:
+    def test_a_gateway_that_hangs_up_during_the_login_is_not_told_as_a_wrong_key(
+        self, own_server: Callable[..., "SshServer"], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        server = own_server()
+        ask = ssh_wire.paramiko.Transport.auth_publickey
+
+        def after_its_death(transport: Any, *arguments: Any) -> Any:
+            server.stop()
+            return ask(transport, *arguments)
+
+        monkeypatch.setattr(ssh_wire.paramiko.Transport, "auth_publickey", after_its_death)
+        assert "hung up" in trouble(lambda: to(server).connect(), ssh_errors.GatewayLostError)
+
+    def test_a_key_that_is_refused_by_hanging_up_is_told_as_refused(
+        self, own_server: Callable[..., "SshServer"], tmp_path: Path
+    ) -> None:
+        server = own_server(MaxAuthTries="1")
+        other = server.make_key("another")
+        trouble(lambda: to(server, key=other).connect(), ssh_errors.LoginRefusedError)
+
     def test_the_right_key_is_let_in_and_a_command_runs(self, gateway: Gateway) -> None:
         assert gateway.run("echo hello; echo beside >&2; exit 3") == (3, "hello\nbeside\n")
 
@@ -433,6 +456,23 @@ class TestCommandsAndFiles:
 
 
 class TestForward:
+    def test_more_connections_than_may_be_are_refused_and_the_others_go_on(
+        self, gateway: Gateway, service: Service, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(tunnel, "MOST_CONNECTIONS", 2)
+        with gateway.forward("127.0.0.1", service(echo)) as address, contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(socket.create_connection(address)) for _ in range(2)]
+            for client in clients:
+                client.settimeout(10)
+                client.sendall(b"in")
+                assert client.recv(10) == b"in"
+            with socket.create_connection(address) as third:
+                third.settimeout(10)
+                with pytest.raises(ConnectionResetError):
+                    third.recv(10)
+            clients[0].sendall(b"still")
+            assert clients[0].recv(10) == b"still"
+
     def test_bytes_arrive_as_they_were_sent_both_ways_at_once(self, gateway: Gateway, service: Service) -> None:
         sent = random.Random(1).randbytes(8 << 20)
         with gateway.forward("127.0.0.1", service(echo)) as address, socket.create_connection(address) as client:
@@ -739,6 +779,83 @@ class TestRoute:
             assert route.trouble is None
         finally:
             route.close()
+
+    def test_what_comes_too_late_for_a_closed_channel_ends_nothing_else(self, gateway: Gateway, service: Service) -> None:
+        """OpenSSH ends the whole connection when it gets something for a channel that has ended."""
+        link = gateway.connect()
+        try:
+            port = service(echo)
+            other = Stream(link.open(("127.0.0.1", port), buffer=Inlet))
+            late: Callable[[Any], Any]
+            for late in (lambda of: Data(of, [memoryview(b"late")]), lambda of: Note(of, of._send_eof())):
+                channel: Any = link.open(("127.0.0.1", port), buffer=Inlet)
+                late_message = late(channel)
+                channel.close()
+                until = time.monotonic() + 10
+                while link._transport._channels.get(channel.chanid) is not None and time.monotonic() < until:
+                    time.sleep(0.01)  # until the gateway has closed it as well
+                link._transport._send_user_message(late_message)
+                assert self.exchange(other, b"still here") == b"still here"
+            assert link.alive
+        finally:
+            link.close()
+
+    def test_what_the_garbage_collector_closes_amid_sending_is_told_afterwards(
+        self, gateway: Gateway, service: Service, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        link = gateway.connect()
+        port, closed_while_sending = service(echo), list[bool]()
+        send = ssh_wire.paramiko.Transport._send_message
+
+        def with_garbage(transport: Any, message: Any) -> None:
+            """As Python may at any moment: here it finds a channel that nobody holds, but itself."""
+            if isinstance(message, Data) and not closed_while_sending:
+                gc.collect()
+                closed_while_sending.append(transport._channels.get(number) is None)
+            send(transport, message)
+
+        try:
+            stream = Stream(link.open(("127.0.0.1", port), buffer=Inlet))
+            gc.collect()
+            gc.disable()
+            channel: Any = link.open(("127.0.0.1", port))
+            number, channel.itself = channel.chanid, channel
+            del channel
+            monkeypatch.setattr(ssh_wire.paramiko.Transport, "_send_message", with_garbage)
+            assert self.exchange(stream, b"heard" * 1000) == b"heard" * 1000
+            assert closed_while_sending == [True]
+            assert link.alive
+        finally:
+            gc.enable()
+            link.close()
+
+    def test_who_waits_for_a_login_that_fails_is_told_the_same_and_does_not_try_it_once_more(self) -> None:
+        tried, waiting, told = list[int](), threading.Event(), list[str]()
+
+        def connect() -> Any:
+            tried.append(1)
+            waiting.wait(10)
+            raise ssh_errors.GatewayHungError("It hangs.")
+
+        route = Route(connect, ("nss-4299", 445))
+
+        def one() -> None:
+            try:
+                route.dial()
+            except ssh_errors.GatewayHungError as error:
+                told.append(str(error))
+
+        threads = [threading.Thread(target=one) for _ in range(5)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.3)
+        waiting.set()
+        for thread in threads:
+            thread.join(20)
+        assert told == ["It hangs."] * 5
+        assert len(tried) == 1
+        trouble(route.dial, ssh_errors.GatewayHungError)
+        assert len(tried) == 2, "who comes later tries it himself"
 
     def test_once_closed_it_is_not_opened_again(self, route: Route) -> None:
         route.dial()

@@ -69,7 +69,9 @@ def test_what_we_send_is_what_paramiko_reads(lengths: list[int], channel: int) -
     with left, right:
         ours, theirs = ready(Packetizer(Wire(left))), ready(Theirs(right))
         sent = [random.Random(length).randbytes(length) for length in lengths]
-        writer = threading.Thread(target=ours.send_message, args=(Data(Channel(0, channel), [memoryview(piece) for piece in sent]),))
+        writer = threading.Thread(
+            target=ours.send_message, args=(Data(Channel(0, channel), [memoryview(piece) for piece in sent]),)
+        )
         writer.start()
         assert [read(theirs) for _ in sent] == [(MSG_CHANNEL_DATA, channel, piece) for piece in sent]
         writer.join()
@@ -193,6 +195,50 @@ def test_a_channel_that_is_closed_takes_nothing() -> None:
     with pytest.raises(OSError, match=r"^$"):
         give(channel, memoryview(b"x"))
     assert channel.sent == []
+
+
+class Taking:
+    """A socket that takes what it is given, or does not."""
+
+    def __init__(self, *answers: Exception | None) -> None:
+        self.answers = list(answers)
+
+    def setsockopt(self, *_: int) -> None:
+        """Taken."""
+
+    def send(self, data: memoryview) -> int:
+        answer = self.answers.pop(0)
+        if answer is not None:
+            raise answer
+        return len(data)
+
+
+def test_room_after_there_was_none_is_a_sign_of_life_and_mere_sending_is_not() -> None:
+    wire = Wire(Taking(None, TimeoutError(), TimeoutError(), None, None))  # type: ignore[arg-type]
+    wire.heard = 0.0
+    wire.send(b"into an empty buffer, which the peer's death would not show")
+    assert wire.heard == 0.0
+    for _ in range(2):
+        with pytest.raises(TimeoutError):
+            wire.send(b"full")
+    assert wire.heard == 0.0
+    wire.send(b"room")
+    assert wire.heard > 0.0
+    wire.heard = 0.0
+    wire.send(b"more")
+    assert wire.heard == 0.0
+
+
+def test_a_socket_that_broke_while_data_went_to_it_by_itself_is_told_to_the_other_thread() -> None:
+    outlet = ssh_wire.Outlet()
+    outlet.attach(Taking(None, BlockingIOError(), ConnectionResetError()))  # type: ignore[arg-type]
+    outlet.feed(b"taken")
+    outlet.feed(b"full")
+    assert outlet.take(1) == (b"full", 5, False)
+    assert outlet.take(0) == (b"", 0, False)
+    outlet.feed(b"broken")
+    with pytest.raises(OSError, match=r"^$"):
+        outlet.take(1)
 
 
 class TestInlet:
