@@ -53,10 +53,9 @@ class Route:
             if self._over.is_set():
                 raise GatewayLostError("The way through the gateway is closed.")
             if self._link is None or not self._link.alive:
-                if (
-                    self._logins != logins and self._refused is not None
-                ):  # another thread's, while we waited: it would be the same
-                    raise type(self._refused)(str(self._refused)) from self._refused
+                refused = self._refused
+                if refused is not None and self._logins != logins:  # another thread was, while we waited: we would be, too
+                    raise type(refused)(str(refused)) from refused
                 self._again, self._link = self._lost or self._link, None
                 self._refused = None
                 try:
