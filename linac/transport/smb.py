@@ -144,10 +144,10 @@ class _Links:
             self._closed = True
             links, way = list(self._by_thread.values()), self._way
             self._by_thread.clear()
+        if way is not None:
+            way.close()  # first: where a gateway hangs, that wakes who waits for it
         for link in links:
             link.tear_down()
-        if way is not None:
-            way.close()
 
 
 class SmbFolder(Folder):

@@ -21,7 +21,8 @@ BUFFER = 256 << 10
 
 
 class SmbFile(io.RawIOBase):
-    """An open file of a share, for reading. May be used by several threads, one at a time. Closing never waits."""
+    """An open file of a share, for reading. May be used by several threads, one at a time. Closing waits for no
+    answer."""
 
     def __init__(self, link: Link, handle: bytes, size: int, name: str, failed: Callable[[int], LinacError]) -> None:
         super().__init__()

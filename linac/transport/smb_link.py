@@ -331,16 +331,16 @@ class Link:
 
     def write_from(self, handle: bytes, pieces: Iterator[bytes]) -> int:
         """Write pieces to an open file from its begin; how many bytes they were."""
-        pending: deque[tuple[int, float, Request]] = deque()
+        pending: deque[tuple[int, Request]] = deque()
         offset, answered = 0, 0.0
 
         def take_one() -> None:
             nonlocal answered
-            length, asked, request = pending.popleft()
+            length, request = pending.popleft()
             if messages.written(self.end(request)) != length:
                 raise StatusError(0xC000007F)
-            waited, answered = time.monotonic() - max(asked, answered), time.monotonic()
-            if waited < QUICK_SECONDS:
+            waited, answered = request.answered - max(request.asked, answered), request.answered
+            if waited < QUICK_SECONDS and length == self.portion:
                 self.portion = min(self.portion * 2, self.write_chunk)
             elif waited > SLOW_SECONDS:
                 self.portion = max(self.portion // 2, CREDIT)
@@ -351,7 +351,7 @@ class Link:
                 while pending and (len(pending) >= self.depth or self.room(self.portion) < min(self.portion, len(rest))):
                     take_one()
                 part, rest = rest[: self.portion], rest[self.portion :]
-                pending.append((len(part), time.monotonic(), self.begin(messages.write(offset, part, handle))))
+                pending.append((len(part), self.begin(messages.write(offset, part, handle))))
                 offset += len(part)
         while pending:
             take_one()

@@ -6,6 +6,7 @@ it. It is left to log in; everything later goes this way. An answer that nobody 
 
 import struct
 import threading
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -23,12 +24,14 @@ _MARK = b"\xfeSMB"
 
 
 class Request:
-    """A request under way. `event` is set once the answer is there, or none can come any more (`answer` is None then)."""
+    """A request under way. `event` is set once the answer is there, or none can come any more (`answer` is None then).
+    `asked` and `answered`: when (`time.monotonic`)."""
 
-    __slots__ = ("answer", "event", "number", "status")
+    __slots__ = ("answer", "answered", "asked", "event", "number", "status")
 
     def __init__(self, number: int) -> None:
         self.number, self.status = number, 0
+        self.asked = self.answered = time.monotonic()
         self.answer: memoryview | None = None
         self.event = threading.Event()
 

@@ -61,8 +61,9 @@ class Wire:
         self.heard = time.monotonic()
         sock.settimeout(timeout)
         if isinstance(sock, socket.socket):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            with contextlib.suppress(OSError):  # it may be over already
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
     def connect(self) -> None:
         """It is connected already."""
@@ -111,6 +112,7 @@ class Wire:
             if answer.status != PENDING:  # else the server works on it
                 del self.requests[answer.number]
                 request.status, request.answer = answer.status, whole[answer.begin + messages.HEADER : answer.end]
+                request.answered = self.heard
                 request.event.set()
 
     def _give_up(self) -> None:

@@ -1,4 +1,4 @@
-"""One live SSH connection to a gateway, watched: the only place that talks to paramiko's transport.
+"""One live SSH connection to a gateway, watched. Only this and `ssh_packets` talk to paramiko's transport.
 
 Paramiko waits for hours where a peer falls silent: a stopped sshd is never noticed by its keepalive, writing to it blocks for
 ever, and so do closing a channel and asking for a forward. So every call that waits runs beside a watchman. He notes when the
@@ -103,7 +103,10 @@ class Link:
 
     def _check_host_key(self, pinned: Sequence[HostKey], asking: str) -> None:
         """`asking`: the command that prints the key."""
-        shown = _shown_key(self._transport)
+        try:
+            shown = _shown_key(self._transport)
+        except BROKEN as error:  # it is gone again
+            raise self._hung_up() from error
         if shown in pinned:
             return
         expected = " or ".join(f"{key.kind} {key.fingerprint}" for key in pinned)
@@ -154,7 +157,7 @@ class Link:
         return bool(self._transport.is_authenticated())
 
     def _hung_up(self) -> GatewayLostError:
-        return GatewayLostError(f"The gateway {self.name} hung up during the login. Try again; if it stays, ask whoever runs it.")
+        return _hung_up(self.name)
 
     def hung(self, what: str) -> GatewayHungError:
         """The error for a gateway that does not answer."""
@@ -343,7 +346,7 @@ class Link:
 
     def _dispatch(self, channel: paramiko.Channel, origin: tuple[str, int], listening: tuple[str, int]) -> None:
         if self._handler is None:
-            threading.Thread(target=channel.close, name="refuse ssh", daemon=True).start()
+            refuse(channel)
         else:
             self._handler(channel, origin, listening)
 
@@ -357,6 +360,12 @@ class Link:
             self._end(self.hung(f"did not answer a request within {seconds:g} s"))
             thread.join(JOIN_SECONDS)
             raise self.why_ended()
+
+
+def refuse(channel: paramiko.Channel) -> None:
+    """Close it without waiting, as the thread that reads must do."""
+    with contextlib.suppress(RuntimeError):  # this computer is out of threads: it ends with the connection
+        threading.Thread(target=channel.close, name="refuse ssh", daemon=True).start()
 
 
 def greet(host: str, port: int, kinds: Sequence[str], timeout: float) -> tuple[Wire, Transport]:
@@ -435,6 +444,8 @@ def shown_host_key(host: str, port: int, kinds: Sequence[str], timeout: float) -
     wire, transport = greet(host, port, kinds, timeout)
     try:
         return _shown_key(transport)
+    except BROKEN as error:
+        raise _hung_up(f"{host} port {port}") from error
     finally:
         _drop(wire, transport)
         transport.join(JOIN_SECONDS)
@@ -475,6 +486,10 @@ def _connected(host: str, port: int, timeout: float) -> socket.socket:
             "address in the SSH gateway block."
         ) from error
     return sock
+
+
+def _hung_up(name: str) -> GatewayLostError:
+    return GatewayLostError(f"The gateway {name} hung up during the login. Try again; if it stays, ask whoever runs it.")
 
 
 def _shown_key(transport: paramiko.Transport) -> HostKey:

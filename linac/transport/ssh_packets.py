@@ -50,7 +50,8 @@ class Wire:
         if (
             sys.platform == "linux"
         ):  # what waits here to be sent delays all that comes after it, our questions for a sign of life too
-            sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT)
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT)
         self._buffer = memoryview(bytearray(READ_AHEAD))
         self._begin = self._end = 0
         self._closed = False  # paramiko looks at a socket's own `_closed`
@@ -95,7 +96,8 @@ class Wire:
         if count:
             self.heard = time.monotonic()
             if sys.platform == "linux":  # sshd keeps the last piece of an answer back until what was before it is acknowledged
-                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+                with contextlib.suppress(OSError):
+                    self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
             if len(self.greeting) < GREETING_BYTES and not self.is_ssh:
                 self.greeted_at = self.greeted_at or self.heard
                 self.greeting += bytes(self._buffer[: min(count, GREETING_BYTES)])
@@ -242,7 +244,13 @@ class Packetizer(_Packetizer):  # type: ignore[misc]  # the library has no types
             return
         with self.__write_lock:
             if self.__aead_out and self.__compress_engine_out is None:
-                self._send_data(data.channel.remote_chanid, data.pieces)
+                try:
+                    self._send_data(data.channel.remote_chanid, data.pieces)
+                except Exception:
+                    raise
+                except BaseException:  # interrupted, perhaps amid a packet: who sends next would not be understood
+                    self._wire.close()
+                    raise
                 return
             for piece in data.pieces:
                 message = paramiko.Message()

@@ -84,7 +84,7 @@ class Route:
         again, link = self._again, self._link
         if again is not None:
             return again.hung(f"did not let us in again within {seconds:g} s")
-        return (link.failure(seconds) if link is not None else None) or self._trouble
+        return link.failure(seconds) if link is not None else self._trouble
 
     def close(self) -> None:
         """End it, with all its connections. Never waits for the gateway."""
@@ -124,8 +124,10 @@ class Stream:
         """Read some bytes, in large pieces where there are more to come; 0 at the end."""
         count = self._inlet.take_into(buffer, self._seconds)
         if count:
-            with contextlib.suppress(*BROKEN):  # what has come has come; the next call sees the end
+            try:
                 acknowledge(self._channel, count)
+            except BROKEN:  # what has come has come; the next call sees the end
+                self._inlet.close()
         return count
 
     def shutdown(self, _how: int) -> None:

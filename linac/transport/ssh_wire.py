@@ -27,7 +27,7 @@ ACKNOWLEDGED = 1 << 19
 (half of this made transfers a tenth slower), telling later leaves a long line idle."""
 
 GATHER_SECONDS = 0.25
-"""A reader who wants much gets what there is once no more has come for so long."""
+"""A reader who wants much gets after so long what there is."""
 
 _log = logging.getLogger("linac.transport.ssh.library")
 _log.addHandler(logging.NullHandler())
@@ -168,7 +168,7 @@ class _Mine(threading.local):
 
 
 class Transport(paramiko.Transport):  # type: ignore[misc]  # the library has no types
-    """Paramiko's, mended in four places.
+    """Paramiko's, mended in some places.
 
     - It tells the gateway's own words about a channel that it refuses to its log only, as it does where the gateway takes its
       leave, and keeps one failure for all threads: here each thread gets its own.
@@ -177,6 +177,7 @@ class Transport(paramiko.Transport):  # type: ignore[misc]  # the library has no
     - What one thread has ready for a channel that another closes meanwhile is sent after the end, for which OpenSSH ends the
       whole connection: here it is not sent any more. (A channel counts as closed before it is told.)
     - A channel that the garbage collector closes while its thread is sending would wait for that thread: here it is told later.
+    - What the thread that reads died of, whatever it was, comes as one of `BROKEN`.
     """
 
     def __init__(self, wire: Wire) -> None:
@@ -215,8 +216,25 @@ class Transport(paramiko.Transport):  # type: ignore[misc]  # the library has no
         while self._mine.late:
             self._send_user_message(self._mine.late.pop(0))
 
+    def get_exception(self) -> Exception | None:
+        error: Exception | None = super().get_exception()
+        if error is None or isinstance(error, BROKEN):
+            return error
+        broken: Exception = paramiko.SSHException("what the peer sent was not to be understood")
+        broken.__cause__ = error
+        return broken
+
+    def _negotiate_keys(self, message: Any) -> None:
+        with self._sending():  # it holds the lock that sending waits for
+            super()._negotiate_keys(message)
+
+    def _send_kex_init(self) -> None:
+        with contextlib.nullcontext() if self._mine.sending else self._sending():
+            super()._send_kex_init()
+
     def _parse_newkeys(self, message: Any) -> None:
-        super()._parse_newkeys(message)
+        with self._sending():
+            super()._parse_newkeys(message)
         held, self._held = self._held, []
         for one in held:
             self._send_message(one)

@@ -23,7 +23,7 @@ from typing import Any
 from linac.errors import LinacError, SetupError, UnreachableError
 from linac.transport.dialing import dial
 from linac.transport.ssh_errors import ForwardProhibitedError, ListenRefusedError, TargetRefusedError
-from linac.transport.ssh_link import Link
+from linac.transport.ssh_link import Link, refuse
 from linac.transport.ssh_route import Address
 from linac.transport.ssh_wire import BROKEN
 from linac.transport.tunnel import Listener, Pipe, Pipes, reset
@@ -273,7 +273,7 @@ class Tunnels:
             asked = standing.forward.direction == REMOTE and standing.forward.listen[1] == listening[1]
             if asked and pipes is not None and pipes.start(partial(self._serve_remote, standing, pipes, channel)):
                 return
-        threading.Thread(target=channel.close, name="refuse ssh", daemon=True).start()
+        refuse(channel)
 
     def _serve_remote(self, standing: _Standing, pipes: Pipes, channel: Any) -> None:
         first = b""

@@ -166,6 +166,26 @@ class TestLogin:
         monkeypatch.setattr(ssh_wire.paramiko.Transport, "auth_publickey", after_its_death)
         assert "hung up" in trouble(lambda: to(server).connect(), ssh_errors.GatewayLostError)
 
+    def test_what_is_no_sense_in_the_agreement_on_keys_is_told_as_a_gateway_that_fails(self) -> None:
+        lists = b"".join(len(name).to_bytes(4, "big") + name for name in (b"\xff", *[b"none"] * 9))
+        payload = b"\x14" + bytes(16) + lists + bytes(5)
+        padding = 4 + -(5 + len(payload) + 4) % 8
+        packet = (1 + len(payload) + padding).to_bytes(4, "big") + bytes([padding]) + payload + bytes(padding)
+        with socket.create_server(("127.0.0.1", 0)) as server:
+
+            def serve() -> None:
+                connection, _ = server.accept()
+                with connection:
+                    connection.sendall(b"SSH-2.0-Odd\r\n" + packet)
+                    connection.settimeout(10)
+                    with contextlib.suppress(OSError):
+                        read_all(connection)
+
+            thread = threading.Thread(target=serve)
+            thread.start()
+            trouble(lambda: ssh.shown_key(*server.getsockname(), timeout=5), ssh_errors.GatewayRefusedError)
+            thread.join(15)
+
     def test_a_key_that_is_refused_by_hanging_up_is_told_as_refused(
         self, own_server: Callable[..., "SshServer"], tmp_path: Path
     ) -> None:
@@ -828,6 +848,34 @@ class TestRoute:
         finally:
             gc.enable()
             link.close()
+
+    def test_who_is_interrupted_amid_a_packet_ends_the_connection_at_once(
+        self, gateway: Gateway, service: Service, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        link = gateway.connect()
+        try:
+            stream = Stream(link.open(("127.0.0.1", service(echo)), buffer=Inlet))
+            send = link.wire.send
+
+            def interrupted(data: Any) -> int:
+                send(data[: len(data) // 2])
+                raise KeyboardInterrupt
+
+            monkeypatch.setattr(link.wire, "send", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                stream.send(memoryview(b"x" * 1000))
+            assert link.ended.wait(10)
+        finally:
+            link.close()
+
+    def test_an_old_refusal_is_not_told_of_what_fails_later(self, gateway: Gateway, service: Service, closed_port: int) -> None:
+        route = gateway.route("127.0.0.1", closed_port)
+        try:
+            trouble(route.dial, ssh_errors.TargetRefusedError)
+            assert isinstance(route.trouble, ssh_errors.TargetRefusedError)
+            assert route.failure(5) is None, "the gateway is well"
+        finally:
+            route.close()
 
     def test_who_waits_for_a_login_that_fails_is_told_the_same_and_does_not_try_it_once_more(self) -> None:
         tried, waiting, told = list[int](), threading.Event(), list[str]()
