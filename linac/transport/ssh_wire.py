@@ -64,10 +64,10 @@ class Outlet(BufferedPipe):  # type: ignore[misc]  # the library has no types
             if self._sink is not None and not self._buffer and not self._sending:
                 try:
                     sent = self._sink.send(data)
-                except BlockingIOError:
-                    sent = 0
-                except OSError:  # told once only, so the other thread would take it for an end in order
+                except ConnectionError:  # told once only, so the other thread would take it for an end in order
                     sent, self._is_gone = 0, True
+                except OSError:  # full
+                    sent = 0
                 self._passed += sent
                 if sent == len(data):
                     if self._passed >= ACKNOWLEDGED:
