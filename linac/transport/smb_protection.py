@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import os
 import struct
+import sys
 
 from cryptography.hazmat.primitives import cmac
 from cryptography.hazmat.primitives.ciphers import aead
@@ -25,6 +26,8 @@ HEAD = 4
 """Before each message on the line stands its length ([MS-SMB2] 2.1)."""
 
 ROUNDED = 1 << 16
+LARGE, MOST_ROOMS = 1 << 18, 6
+"""Memory for messages of so many bytes is kept, so many times for each connection."""
 
 
 class Room:
@@ -38,6 +41,30 @@ class Room:
         if len(self._buffer) < length:
             self._buffer = memoryview(bytearray(-(-length // ROUNDED) * ROUNDED))
         return self._buffer[:length]
+
+
+class Rooms:
+    """The same for messages that are handed on: each lies in memory of its own, which is used again once nobody holds any part of
+    it."""
+
+    def __init__(self) -> None:
+        self._buffers: list[bytearray] = []
+
+    def of(self, length: int) -> memoryview:
+        for place in range(len(self._buffers)):
+            if len(self._buffers[place]) >= length and _holders(self._buffers, place) == _NOBODY:
+                return memoryview(self._buffers[place])[:length]
+        made = bytearray(length)
+        if length >= LARGE and len(self._buffers) < MOST_ROOMS:
+            self._buffers.append(made)
+        return memoryview(made)
+
+
+def _holders(buffers: list[bytearray], place: int) -> int:
+    return sys.getrefcount(buffers[place])
+
+
+_NOBODY = _holders([bytearray()], 0)
 
 
 class UnsafeError(SMBException):  # type: ignore[misc]  # smbprotocol has no types
@@ -65,11 +92,12 @@ class Cipher:
         message[HEAD : HEAD + 52] = b"".join((b"\xfdSMB", message[-16:], header))
         return message[:-16]
 
-    def decrypt(self, message: memoryview) -> bytes:
-        """`message` has room for 16 bytes behind it. Raises `InvalidTag` for what was tampered with."""
+    def decrypt(self, message: memoryview, into: memoryview) -> None:
+        """`message` has room for 16 bytes behind it; `into` is as long as what is hidden in it. Raises `InvalidTag` for what was
+        tampered with."""
         message[-16:] = message[4:20]
         nonce = bytes(message[20 : 20 + self._nonce_length])
-        return self._theirs.decrypt(nonce, message[52:], bytes(message[20:52]))
+        self._theirs.decrypt_into(nonce, message[52:], bytes(message[20:52]), into)
 
 
 class Signatures:
@@ -89,13 +117,13 @@ class Signatures:
         part[48:64] = bytes(16)
         part[48:64] = self._made(part, number, command, by_server=False)
 
-    def check(self, message: bytearray) -> None:
+    def check(self, message: memoryview) -> None:
         """Raises `UnsafeError` for a message, or a chain of them, that is not signed as the server would."""
         at = 0
         while True:
             status, command, flags, following, number = struct.unpack_from("<8xIHxxIIQ", message, at)
             if flags & SIGNED:
-                part = memoryview(message)[at : at + following if following else len(message)]
+                part = message[at : at + following if following else len(message)]
                 told = bytes(part[48:64])
                 part[48:64] = bytes(16)
                 if not hmac.compare_digest(self._made(part, number, command), told):

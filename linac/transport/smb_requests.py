@@ -85,7 +85,7 @@ def packed(
     return parts
 
 
-def answers(message: bytes | bytearray) -> list[Answer]:
+def answers(message: bytes | memoryview) -> list[Answer]:
     """The messages that came in one piece. Raises ValueError for what is none."""
     found: list[Answer] = []
     at, following = 0, 1

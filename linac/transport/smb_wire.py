@@ -22,7 +22,7 @@ from smbprotocol.session import Session
 from linac.transport import smb_messages as messages
 from linac.transport.connecting import Line
 from linac.transport.smb_messages import Message
-from linac.transport.smb_protection import HEAD, Cipher, Room, Signatures, UnsafeError
+from linac.transport.smb_protection import HEAD, Cipher, Room, Rooms, Signatures, UnsafeError
 from linac.transport.smb_requests import PENDING, Request, answers, charge, packed
 
 logging.getLogger("smbprotocol").setLevel(logging.CRITICAL)  # it logs paths, which can hold names; our errors say what matters
@@ -49,6 +49,7 @@ class Wire:
         self.connected = True
         self.reader_lives = False
         self._buffer = bytearray()
+        self._rooms = Rooms()
         self._theirs: deque[bytes] = deque()
         self.requests: dict[int, Request] = {}
         """Ours that are under way, by their numbers; smbprotocol has its own list of its own."""
@@ -98,10 +99,9 @@ class Wire:
             self._give_up()
             raise
 
-    def _sort(self, message: bytes | bytearray) -> None:
+    def _sort(self, whole: memoryview) -> None:
         """Ours to those who wait, without a copy; the others to smbprotocol, each by itself."""
-        whole = memoryview(message)
-        for answer in answers(message):
+        for answer in answers(whole):
             request = self.requests.get(answer.number)
             if request is None:
                 self._theirs.append(
@@ -120,14 +120,14 @@ class Wire:
         for request in list(self.requests.values()):
             request.event.set()
 
-    def _whole(self, timeout: float) -> bytes | bytearray | None:
+    def _whole(self, timeout: float) -> memoryview | None:
         header = self._filled(memoryview(bytearray(4)), timeout)
         if header is None:
             return None
         length = int.from_bytes(header[1:], "big")
         if self.cipher is None:
-            whole = bytearray(length)
-            if self._filled(memoryview(whole), timeout) is None:
+            whole = self._rooms.of(length)
+            if self._filled(whole, timeout) is None:
                 return None
             if self.signatures is not None:
                 self.signatures.check(whole)
@@ -139,7 +139,11 @@ class Wire:
             return None
         if bytes(hidden[:4]) != b"\xfdSMB":
             raise UnsafeError("a message that is not encrypted")
-        return self.cipher.decrypt(hidden)
+        if length < 52:
+            raise UnsafeError("a message that is cut off")
+        whole = self._rooms.of(length - 52)
+        self.cipher.decrypt(hidden, whole)
+        return whole
 
     def _filled(self, buffer: memoryview, timeout: float) -> memoryview | None:
         """The buffer, once it is full of what the server sends."""

@@ -1036,3 +1036,22 @@ class TestReplacing:
         assert once_missing.find("b.txt") is None
         with bounded(StorageError, "not there"):
             once_missing.read("b.txt")
+
+
+def test_memory_of_messages_is_used_again_once_nobody_holds_a_part_of_it_and_never_before() -> None:
+    from linac.transport.smb_protection import LARGE, MOST_ROOMS, Rooms
+
+    rooms = Rooms()
+    held = [rooms.of(LARGE)[10:20] for _ in range(MOST_ROOMS + 3)]
+    for number, part in enumerate(held):
+        part[:] = bytes([number]) * 10
+    assert len({id(part.obj) for part in held}) == MOST_ROOMS + 3
+    assert [bytes(part) for part in held] == [bytes([number]) * 10 for number in range(MOST_ROOMS + 3)]
+    place = id(held[2].obj)
+    del held[2], part
+    again = rooms.of(LARGE - 1)
+    assert id(again.obj) == place
+    assert len(again) == LARGE - 1
+    other = rooms.of(LARGE)
+    assert id(other.obj) not in {place, *(id(part.obj) for part in held)}
+    assert len(rooms.of(LARGE + 1)) == LARGE + 1
