@@ -621,7 +621,7 @@ def _listed(link: Link, path: str, pattern: str) -> "list[messages.Listed]":
             try:
                 answer = link.call(messages.list_folder(pattern, length, handle))
             except StatusError as error:
-                answer = error
+                answer = error.with_traceback(None)  # it would hold this very frame
     finally:
         link.close_soon(handle)
 

@@ -41,8 +41,11 @@ from linac.transport.smb_wire import HungError, SmbConnection, StatusError, Wire
 CHUNK = 1 << 20
 """Bytes of one request of a transfer. Smaller is slower, larger than 4 MiB too (measured)."""
 
-DEPTH_NEAR, DEPTH_GATEWAY, DEPTH_FAR = 4, 8, 16
+DEPTH_NEAR, DEPTH_GATEWAY, DEPTH_FAR = 6, 8, 16
 """Requests under way at the same time: on a local network, through a gateway, over a long line."""
+
+TOGETHER = 2
+"""Requests that are sent at one go, where so many may follow."""
 
 QUICK_SECONDS, SLOW_SECONDS = 1.0, 8.0
 """A write that is answered sooner than that lets the next ones be larger, one that takes longer lets them be smaller: on a slow
@@ -196,10 +199,10 @@ class Link:
         self._close_late()
         return self._post(*chained)
 
-    def _post(self, *sent: Message) -> list[Request]:
+    def _post(self, *sent: Message, hold: bool = False) -> list[Request]:
         wanted = self._credits(*sent)
         with self._connected():
-            return self._connection.post(sent, self._session, self._tree.tree_connect_id, wanted)
+            return self._connection.post(sent, self._session, self._tree.tree_connect_id, wanted, hold=hold)
 
     def end_chain(self, requests: list[Request]) -> list[memoryview | StatusError]:
         """The answers to a chain, or an error each.
@@ -213,7 +216,7 @@ class Link:
             try:
                 answered.append(self.end(request, gone))
             except StatusError as error:
-                answered.append(error)
+                answered.append(error.with_traceback(None))  # its frames hold this list: a circle that keeps all answers
                 gone = frozenset()
         return answered
 
@@ -301,14 +304,8 @@ class Link:
         pending: deque[tuple[int, int, Request]] = deque()
         asked, end, done = offset, offset + size, offset
         while pending or asked < end:
-            while asked < end and len(pending) < self.depth:
-                length = self.room(min(self.read_chunk, end - asked))
-                if not length:
-                    if pending:
-                        break
-                    length = min(CREDIT, end - asked)
-                pending.append((asked, length, self.begin(messages.read(asked, length, handle))))
-                asked += length
+            if asked < end and len(pending) <= self.depth - TOGETHER:
+                asked = self._ask_ahead(handle, asked, end, pending)
             at, length, request = pending.popleft()
             data = self._data(request)
             take(data)
@@ -320,6 +317,22 @@ class Link:
             if done < at + length:
                 break
         return done - offset
+
+    def _ask_ahead(self, handle: bytes, asked: int, end: int, pending: deque[tuple[int, int, Request]]) -> int:
+        """Ask for as much more of a range as may be under way; up to where that is. Where nothing is, for something."""
+        while asked < end and len(pending) < self.depth:
+            wanted = min(self.read_chunk, end - asked)
+            length = self.room(wanted)
+            if length < min(wanted, self.read_chunk // 2) and pending:  # more credits come with the answers
+                break
+            length = length or min(CREDIT, wanted)
+            self._close_late()
+            [request] = self._post(messages.read(asked, length, handle), hold=True)
+            pending.append((asked, length, request))
+            asked += length
+        with self._connected():
+            self._wire.send_held()
+        return asked
 
     def _data(self, request: Request) -> memoryview:
         try:

@@ -26,7 +26,7 @@ HEAD = 4
 """Before each message on the line stands its length ([MS-SMB2] 2.1)."""
 
 ROUNDED = 1 << 16
-LARGE, MOST_ROOMS = 1 << 18, 6
+LARGE, MOST_ROOMS = 1 << 18, 10
 """Memory for messages of so many bytes is kept, so many times for each connection."""
 
 
@@ -51,13 +51,20 @@ class Rooms:
         self._buffers: list[bytearray] = []
 
     def of(self, length: int) -> memoryview:
+        if length < LARGE:
+            return memoryview(bytearray(length))
+        too_small = None
         for place in range(len(self._buffers)):
-            if len(self._buffers[place]) >= length and _holders(self._buffers, place) == _NOBODY:
-                return memoryview(self._buffers[place])[:length]
-        made = bytearray(length)
-        if length >= LARGE and len(self._buffers) < MOST_ROOMS:
+            if _holders(self._buffers, place) == _NOBODY:
+                if len(self._buffers[place]) >= length:
+                    return memoryview(self._buffers[place])[:length]
+                too_small = place
+        made = bytearray(-(-length // ROUNDED) * ROUNDED)
+        if too_small is not None:
+            self._buffers[too_small] = made
+        elif len(self._buffers) < MOST_ROOMS:
             self._buffers.append(made)
-        return memoryview(made)
+        return memoryview(made)[:length]
 
 
 def _holders(buffers: list[bytearray], place: int) -> int:
@@ -111,6 +118,7 @@ class Signatures:
         else:
             new = connection.dialect >= Dialects.SMB_3_0_0
             self._kind = SigningAlgorithms.AES_CMAC if new else SigningAlgorithms.HMAC_SHA256
+        self._galois = aead.AESGCM(self._key) if self._kind == SigningAlgorithms.AES_GMAC else None
 
     def sign(self, part: memoryview, number: int, command: int) -> None:
         """Put our signature into a message."""
@@ -136,9 +144,9 @@ class Signatures:
             at += following
 
     def _made(self, part: memoryview, number: int, command: int, *, by_server: bool = True) -> bytes:
-        if self._kind == SigningAlgorithms.AES_GMAC:
+        if self._galois is not None:
             nonce = struct.pack("<QI", number, int(by_server) | (2 if command == CANCEL else 0))
-            return aead.AESGCM(self._key).encrypt(nonce, b"", part)
+            return self._galois.encrypt(nonce, b"", part)
         if self._kind == SigningAlgorithms.AES_CMAC:
             made = cmac.CMAC(AES(self._key))
             made.update(part)  # type: ignore[arg-type]  # any buffer will do

@@ -51,6 +51,7 @@ class Wire:
         self._buffer = bytearray()
         self._rooms = Rooms()
         self._theirs: deque[bytes] = deque()
+        self._held: list[bytes] = []
         self.requests: dict[int, Request] = {}
         """Ours that are under way, by their numbers; smbprotocol has its own list of its own."""
         self.granted: Callable[[int], None] = lambda _: None
@@ -70,12 +71,24 @@ class Wire:
         """It is connected already."""
 
     def send(self, header: bytes | memoryview) -> None:
-        """Send a message of smbprotocol's, or one with its length before it, whole. Raises OSError, TimeoutError among it, once
-        nothing moves."""
+        """Send a message of smbprotocol's, or one with its length before it, whole, after those that are held back. Raises
+        OSError, TimeoutError among it, once nothing moves."""
         rest = header if isinstance(header, memoryview) else memoryview(struct.pack(">I", len(header)) + header)
         with self._sending:
+            if self._held:
+                rest = memoryview(b"".join((*self._held, rest)))
+                self._held.clear()
             while rest:
                 rest = rest[self._sock.send(rest) :]
+
+    def hold(self, message: memoryview) -> None:
+        """Send a message together with the next one, or when `send_held` is called: what goes at one go costs once."""
+        with self._sending:
+            self._held.append(bytes(message))
+
+    def send_held(self) -> None:
+        if self._held:
+            self.send(memoryview(b""))
 
     def recv(self, timeout: float) -> bytes | None:
         """The next message for smbprotocol; None once the connection is closed. Called by its reading thread alone, which answers
@@ -235,8 +248,9 @@ class SmbConnection(Connection):  # type: ignore[misc]  # smbprotocol has no typ
                 if not self._given.connected:
                     raise SMBConnectionClosed("closed")
 
-    def post(self, sent: Sequence[Message], session: Session, tree_id: int, wanted: int) -> list[Request]:
-        """Send messages in one piece, each after the first about the same file; there must be credits for them."""
+    def post(self, sent: Sequence[Message], session: Session, tree_id: int, wanted: int, *, hold: bool = False) -> list[Request]:
+        """Send messages in one piece, each after the first about the same file; there must be credits for them. `hold`: see
+        `Wire.hold`."""
         large = bool(self.supports_multi_credit)
         requests = []
         with self.sequence_lock:
@@ -261,7 +275,7 @@ class SmbConnection(Connection):  # type: ignore[misc]  # smbprotocol has no typ
             data = self._cipher(session).encrypt(data[HEAD:], self._hidden)
         self._given.requests.update((request.number, request) for request in requests)
         self._check_worker_running()  # after they are listed: the reading thread, if it ends now, wakes who waits for them
-        self._given.send(data)
+        (self._given.hold if hold else self._given.send)(data)
         return requests
 
     def _granted(self, more: int) -> None:

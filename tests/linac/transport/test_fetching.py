@@ -83,3 +83,44 @@ def test_a_name_that_the_disk_does_not_take_is_no_begun_fetch(tmp_path: Path) ->
     for name in ("x" * 300, "x" * 245):
         assert not fetching.is_begun(tmp_path / name)
         assert not fetching.is_known(SOURCE, tmp_path / name)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system sets no place aside")
+def test_the_place_of_a_large_file_is_set_aside_before_it_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetching, "RESERVED", len(DATA))
+    asked: list[tuple[int, int]] = []
+    reserve = os.posix_fallocate
+
+    def counting(handle: int, begin: int, length: int) -> None:
+        asked.append((begin, length))
+        reserve(handle, begin, length)
+
+    monkeypatch.setattr(os, "posix_fallocate", counting)
+    local = tmp_path / "a.zip"
+
+    def cut(_: int, take: Take) -> Callable[[], Source]:
+        take(DATA[:100_000])
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        fetching.fetch(SOURCE, cut, local, None, os.replace)
+
+    def go_on(offset: int, take: Take) -> Callable[[], Source]:
+        assert offset == 100_000, "what is set aside is no more than what arrived"
+        take(DATA[offset:])
+        return lambda: SOURCE
+
+    fetching.fetch(SOURCE, go_on, local, None, os.replace)
+    assert local.read_bytes() == DATA
+    assert asked == [(0, len(DATA))], "what is left is less than it is worth"
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system sets no place aside")
+def test_a_disk_that_sets_no_place_aside_takes_the_file_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no(*_: int) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(fetching, "RESERVED", 1)
+    monkeypatch.setattr(os, "posix_fallocate", no)
+    fetching.fetch(SOURCE, whole, tmp_path / "a.zip", None, os.replace)
+    assert (tmp_path / "a.zip").read_bytes() == DATA

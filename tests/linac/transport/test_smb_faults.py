@@ -1,6 +1,8 @@
 """Servers that refuse, die, hang or are full: the time to a clear error is bounded, nothing is torn, the next try succeeds."""
 
 import contextlib
+import gc
+import json
 import os
 import socket
 import struct
@@ -235,7 +237,7 @@ class TestInMidTransfer:
         with bounded(AwayError, said):
             folder.fetch("a.zip", tmp_path / "a.zip")
         assert not (tmp_path / "a.zip").exists()
-        [kept] = [path.stat().st_size for path in tmp_path.glob("a.zip.part-*") if path.suffix != ".json"]
+        kept = json.loads((tmp_path / "a.zip.part-fetch.json").read_text(encoding="utf-8"))["done"]
         assert 0 < kept < big.stat().st_size
         ends()
         asked = count_bytes(folder)
@@ -618,7 +620,7 @@ class TestEnds:
             file: Any = folder.open("dropped.txt")
             assert file.read() == b"1"
             sent = link._connection.post
-            link._connection.post = lambda *given: (post.append(1), sent(*given))[1]
+            link._connection.post = lambda *given, **named: (post.append(1), sent(*given, **named))[1]
             del file
             raw: Any = folder.open("dropped.txt").detach()
             asked = len(post)
@@ -1049,9 +1051,70 @@ def test_memory_of_messages_is_used_again_once_nobody_holds_a_part_of_it_and_nev
     assert [bytes(part) for part in held] == [bytes([number]) * 10 for number in range(MOST_ROOMS + 3)]
     place = id(held[2].obj)
     del held[2], part
-    again = rooms.of(LARGE - 1)
+    assert id(rooms.of(LARGE - 1).obj) != place, "a small message kept memory for a large one"
+    again = rooms.of(LARGE)
     assert id(again.obj) == place
-    assert len(again) == LARGE - 1
+    assert len(again) == LARGE
     other = rooms.of(LARGE)
     assert id(other.obj) not in {place, *(id(part.obj) for part in held)}
-    assert len(rooms.of(LARGE + 1)) == LARGE + 1
+
+
+def test_memory_that_has_become_too_small_is_replaced() -> None:
+    """Else, after short messages, none would be left for the long ones."""
+    from linac.transport.smb_protection import LARGE, MOST_ROOMS, ROUNDED, Rooms
+
+    rooms = Rooms()
+    held = [rooms.of(LARGE) for _ in range(MOST_ROOMS)]
+    del held
+    longer = rooms.of(LARGE + ROUNDED)
+    place = id(longer.obj)
+    assert len(longer) == LARGE + ROUNDED
+    del longer
+    assert id(rooms.of(LARGE + ROUNDED).obj) == place
+
+
+def test_memory_of_messages_is_not_kept_by_errors_among_the_answers(smb_server: Samba) -> None:
+    """The end of a listing is an error, and so is a file that is not there: neither may form a circle with the answers."""
+    (smb_server.folder("Backup") / "kept.bin").write_bytes(os.urandom(2 << 20))
+    with connect(smb_server.unc("Backup"), smb_server.credentials, port=smb_server.port, timeout=5) as folder:
+        folder.check()
+        gc.collect()
+        gc.disable()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            assert folder.list("*")
+            assert folder.find("missing.bin") is None
+            assert len(folder.read("kept.bin")) == 2 << 20
+            gc.collect()
+            kept = sum(isinstance(thing, memoryview) for thing in gc.garbage)
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+    assert not kept
+
+
+def test_requests_of_a_transfer_are_sent_together(smb_server: Samba, tmp_path: Path) -> None:
+    content = os.urandom(24 << 20)
+    (smb_server.folder("Backup") / "together.bin").write_bytes(content)
+    with connect(smb_server.unc("Backup"), smb_server.credentials, port=smb_server.port, timeout=5) as folder:
+        assert isinstance(folder, SmbFolder)
+        folder.check()
+        link = folder._links.get()
+        sent, posted, send, post = [0], [0], link._wire.send, link._connection.post
+
+        def counting_send(header: bytes | memoryview) -> None:
+            sent[0] += 1
+            send(header)
+
+        def counting_post(*given: Any, **named: Any) -> Any:
+            posted[0] += 1
+            return post(*given, **named)
+
+        link._wire.send, link._connection.post = counting_send, counting_post  # type: ignore[method-assign]
+        assert folder.fetch("together.bin", tmp_path / "together.bin")
+        assert (tmp_path / "together.bin").read_bytes() == content
+        assert not link._wire._held
+    assert posted[0] >= 24
+    assert sent[0] <= posted[0] * 2 / 3
+    assert SETTLING.wait()
