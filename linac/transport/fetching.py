@@ -27,9 +27,6 @@ from linac.transport.settling import SETTLING
 KEEP_SECONDS = 5.0
 """So often the data is brought to the disk and the record says so, while the next bytes arrive: what a power cut costs."""
 
-RESERVED = 4 << 20
-"""Bytes from which on a file's place on the disk is set aside before they arrive."""
-
 PART, RECORD = ".part-", ".part-fetch.json"
 
 SAME_TIME_NS = 1_000_000
@@ -76,7 +73,6 @@ def fetch(
     begin = _kept(source, part, record)
     with os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+b") as file:
         file.seek(begin)
-        _reserve(file, begin, source.size)
         progress = _Progress(source, file, record, begin)
         try:
             after = copy(begin, progress.take)
@@ -102,14 +98,6 @@ def fetch(
             if local.stat().st_size != source.size:
                 raise
             os.utime(local, ns=(source.time_ns, source.time_ns))
-
-
-def _reserve(file: BinaryIO, begin: int, end: int) -> None:
-    """Have the file system set aside the place of a large file at one go: each write takes a third less time then (ext4,
-    measured). Where it cannot, or the disk is too full, the writes will do or tell."""
-    if end - begin >= RESERVED and hasattr(os, "posix_fallocate"):
-        with contextlib.suppress(OSError):
-            os.posix_fallocate(file.fileno(), begin, end - begin)
 
 
 def _verify(verify: Callable[[Path], None], part: Path, local: Path, record: Path) -> None:
