@@ -319,7 +319,7 @@ class Link:
         return done - offset
 
     def _ask_ahead(self, handle: bytes, asked: int, end: int, pending: deque[tuple[int, int, Request]]) -> int:
-        """Ask for as much more of a range as may be under way; up to where that is. Where nothing is, for something."""
+        """Ask for as much more of a range as may be under way, and for something where nothing is; up to where that goes."""
         while asked < end and len(pending) < self.depth:
             wanted = min(self.read_chunk, end - asked)
             length = self.room(wanted)
